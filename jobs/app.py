@@ -1,0 +1,178 @@
+"""`App`: procrastinate's own, on Howdah's engine, and with workflows."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+
+import msgspec
+import procrastinate
+from procrastinate.retry import BaseRetryStrategy, RetryValue, get_retry_strategy
+
+from howdah.jobs.run import Run
+from howdah.jobs.signature import Signature
+from howdah.sql.errors import HowdahError, IdempotencyConflict, NotUnique, UnknownTenant
+from howdah.sql.json_values import encode
+from howdah.sql.pool import Connection, cell_conninfo
+from howdah.sql.queue.calls import Enqueued, NewRun, TaskEntry, enqueue_runs
+from howdah.sql.schema import DEFAULT_CELL
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+DEFAULT_TENANT = "default"
+DEFAULT_QUEUE = "default"
+
+_REFUSALS: dict[str, type[HowdahError]] = {
+    "conflict": IdempotencyConflict,
+    "not_unique": NotUnique,
+    "unknown_tenant": UnknownTenant,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Workflow(Generic[P, R]):
+    """A task with durable steps, as `App.workflow` makes it. Calling `enqueue` sends a run of it."""
+
+    app: App
+    name: str
+    queue: str
+    function: Callable[Concatenate[Run, P], Awaitable[R]]
+    retry_strategy: BaseRetryStrategy | None
+    signature: Signature
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def configure(
+        self,
+        *,
+        tenant: str | None = None,
+        session: str | None = None,
+        idempotency_key: str | None = None,
+        queue: str | None = None,
+        priority: int = 0,
+        run_at: datetime | None = None,
+    ) -> Workflow[P, R]:
+        """The same workflow, whose next runs are sent with these options."""
+        options = {
+            "tenant_id": tenant or DEFAULT_TENANT,
+            "session_id": session,
+            "idempotency_key": idempotency_key,
+            "queue": queue or self.queue,
+            "priority": priority,
+            "run_at": run_at,
+        }
+        return replace(self, options=options)
+
+    async def enqueue(self, *args: P.args, **kwargs: P.kwargs) -> int:
+        """Send a run with these arguments; its id. The app must be open.
+
+        Raises
+        ------
+        TypeError
+            If the arguments do not fit the workflow's signature.
+        IdempotencyConflict, NotUnique, UnknownTenant
+            If the engine refuses the run.
+        """
+        async with self.app.connection() as connection:
+            return await self.enqueue_in(connection, *args, **kwargs)
+
+    async def enqueue_in(self, connection: Connection, *args: P.args, **kwargs: P.kwargs) -> int:
+        """As `enqueue`, in the caller's own transaction: the run exists if and when that commits."""
+        run = self.new_run(*args, **kwargs)
+        (enqueued,) = await enqueue_runs(connection, [run])
+        return _run_id(enqueued, run)
+
+    def new_run(self, *args: P.args, **kwargs: P.kwargs) -> NewRun:
+        """A run with these arguments, not yet sent."""
+        bound = inspect.signature(self.function).bind(None, *args, **kwargs)
+        arguments = dict(list(bound.arguments.items())[1:])
+        text = encode(arguments, f"the arguments of {self.name!r}")
+        try:
+            self.signature.decode(text)
+        except msgspec.ValidationError as error:
+            raise TypeError(f"the arguments of {self.name!r} do not fit: {error}") from error
+        return NewRun(**{"tenant_id": DEFAULT_TENANT, "queue": self.queue, **self.options}, task=self.name, args=text)
+
+
+class App(procrastinate.App):
+    """A procrastinate app whose jobs live in Howdah, and which also has workflows.
+
+    Everything of procrastinate's `App` works: `task`, `periodic`, `defer`, blueprints, middleware, the shell.
+
+    Parameters
+    ----------
+    database_url
+        The database that `defer` and `enqueue` send to; unset: ``DATABASE_URL``. Workers use their own.
+    cell
+        The schema of the installation.
+    """
+
+    def __init__(self, *, database_url: str | None = None, cell: str = DEFAULT_CELL, **options: Any) -> None:
+        if "connector" not in options:
+            conninfo = cell_conninfo(database_url or os.environ.get("DATABASE_URL", ""), cell)
+            options["connector"] = procrastinate.PsycopgConnector(conninfo=conninfo)
+        super().__init__(**options)
+        self.cell = cell
+        self.workflows: dict[str, Workflow[Any, Any]] = {}
+
+    def workflow(
+        self, *, name: str, queue: str = DEFAULT_QUEUE, retry: RetryValue = False
+    ) -> Callable[[Callable[Concatenate[Run, P], Awaitable[R]]], Workflow[P, R]]:
+        """Make an async function whose first parameter is a `Run` a workflow.
+
+        Parameters
+        ----------
+        name
+            How runs refer to it: keep it when the function moves.
+        retry
+            As procrastinate's: a number of attempts, or a `RetryStrategy`.
+        """
+
+        def decorate(function: Callable[Concatenate[Run, P], Awaitable[R]]) -> Workflow[P, R]:
+            if name in self.workflows or name in self.tasks:
+                raise ValueError(f"there is a task or workflow named {name!r} already: choose another name")
+            if not inspect.iscoroutinefunction(function):
+                raise TypeError(f"workflow {name!r} must be an async function: write `async def`")
+            workflow = Workflow(self, name, queue, function, get_retry_strategy(retry), Signature(function, skip=1))
+            self.workflows[name] = workflow
+            return workflow
+
+        return decorate
+
+    def connection(self) -> Any:
+        """A connection of the open app's pool, as an async context manager."""
+        connector = self.connector
+        assert isinstance(connector, procrastinate.PsycopgConnector)
+        return connector.pool.connection()
+
+    def task_entries(self) -> list[TaskEntry]:
+        """What a worker of this app can run, for the registry that the API reads."""
+        entries = [
+            TaskEntry(w.name, "workflow", w.queue, w.signature.json_schema(), _first_line(w.function))
+            for w in self.workflows.values()
+        ]
+        for name, task in self.tasks.items():
+            signature = Signature(task.func, skip=1 if task.pass_context else 0)
+            entries.append(TaskEntry(name, "task", task.queue, signature.json_schema(), _first_line(task.func)))
+        return entries
+
+
+def _run_id(enqueued: Enqueued, run: NewRun) -> int:
+    refusal = _REFUSALS.get(enqueued.status)
+    if refusal is not None:
+        what = {
+            "conflict": f"idempotency key {run.idempotency_key!r} was used for another task or other arguments",
+            "not_unique": f"a run with the uniqueness key {run.unique_key!r} is already queued",
+            "unknown_tenant": f"tenant {run.tenant_id!r} is unknown: create it first",
+        }[enqueued.status]
+        raise refusal(what)
+    assert enqueued.run_id is not None
+    return enqueued.run_id
+
+
+def _first_line(function: Callable[..., Any]) -> str:
+    return (inspect.getdoc(function) or "").partition("\n")[0]

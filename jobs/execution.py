@@ -1,0 +1,197 @@
+"""One run, from its arguments to its outcome: the only place where an author's code is called."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import functools
+import inspect
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import procrastinate
+import structlog
+from procrastinate import jobs, middleware
+from procrastinate.job_context import AbortReason, JobContext
+from procrastinate.retry import BaseRetryStrategy
+from procrastinate.tasks import Task
+
+from howdah.jobs.api_errors import RetryLater
+from howdah.jobs.app import App, Workflow
+from howdah.jobs.run import Engine, Run
+from howdah.sql.errors import HowdahError, StaleAttempt
+from howdah.sql.json_values import encode
+from howdah.sql.queue.calls import ClaimedRun
+from howdah.sql.workflow.calls import RunItem
+
+log = structlog.get_logger(__name__)
+
+# A traceback's end tells what happened; a deep recursion's beginning does not.
+MAX_TRACEBACK = 16_000
+MAX_MESSAGE = 4_000
+
+
+class Stop(enum.Enum):
+    """Why a running run is asked to stop."""
+
+    CANCELLED = "cancelled"  # somebody cancelled the run
+    SHUTDOWN = "shutdown"  # the worker is leaving: the run goes back to the queue
+    LOST = "lost"  # peers gave this worker up: the run is another's by now
+
+
+class Execution:
+    """A claimed run in this worker's hands. `stop` may be set before its task is cancelled, to say why."""
+
+    def __init__(self, app: App, claimed: ClaimedRun, checkpoints: Mapping[str, str | None], engine: Engine) -> None:
+        self.claimed = claimed
+        self.stop: Stop | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._app = app
+        self._checkpoints = checkpoints
+        self._engine = engine
+        self._run: Run | None = None
+
+    async def outcome(self) -> list[RunItem]:
+        """Run it; what is to be written about it, in order. Empty when this attempt no longer counts."""
+        claimed = self.claimed
+        retry: BaseRetryStrategy | None = None
+        try:
+            if (workflow := self._app.workflows.get(claimed.task)) is not None:
+                retry = workflow.retry_strategy
+                output = await self._run_workflow(workflow)
+                body = encode(output, f"the output of run {claimed.id}")
+            else:
+                task = self._app.tasks.get(claimed.task)
+                if task is None:
+                    raise LookupError(
+                        f"this worker has no task {claimed.task!r}: deploy a version that has it, requeue"
+                    )
+                retry = task.retry_strategy
+                body = _output_if_json(await self._run_task(task))
+        except asyncio.CancelledError:
+            return self._stopped()
+        except StaleAttempt as error:
+            log.warning("attempt_stale", run=claimed.id, attempt=claimed.attempt, error=str(error))
+            return []
+        except RetryLater as error:
+            return [self._item("reschedule", _error_body(error), at=datetime.now(UTC) + error.after)]
+        except BaseException as error:  # Whatever an author's code raises ends this run only.
+            return self._failed(error, retry)
+        return self._final("succeeded", body)
+
+    async def _run_workflow(self, workflow: Workflow[Any, Any]) -> Any:
+        self._run = Run(self.claimed, self._checkpoints, self._engine)
+        arguments = workflow.signature.decode(self.claimed.args)
+        return await workflow.function(self._run, **arguments)
+
+    async def _run_task(self, task: Task[Any, Any, Any]) -> Any:
+        arguments = msgspec.json.decode(self.claimed.args)
+        positional = [self._context(arguments)] if task.pass_context else []
+        call: Callable[[], Any] = functools.partial(task, *positional, **arguments)
+        if task.task_middleware:
+            # A middleware asks the worker for nothing that a stock one has and ours lacks.
+            call = middleware.compose(task.task_middleware, call, self._context(arguments), None)
+        if inspect.iscoroutinefunction(task.func):
+            return await call()
+        output = await asyncio.get_running_loop().run_in_executor(self._engine.threads, call)
+        return await output if inspect.isawaitable(output) else output
+
+    def _context(self, arguments: dict[str, Any]) -> JobContext:
+        return JobContext(
+            app=self._app,
+            job=self._job(arguments),
+            start_timestamp=time.time(),
+            abort_reason=lambda: None if self.stop is None else _ABORT_REASONS[self.stop],
+        )
+
+    def _job(self, arguments: dict[str, Any]) -> jobs.Job:
+        claimed = self.claimed
+        return jobs.Job(
+            id=claimed.id,
+            queue=claimed.queue,
+            lock=None,
+            queueing_lock=None,
+            task_name=claimed.task,
+            task_kwargs=arguments,
+            attempts=claimed.failures,
+            status="doing",
+        )
+
+    def _stopped(self) -> list[RunItem]:
+        if self.stop is Stop.CANCELLED:
+            return self._final(
+                "cancelled", encode({"type": "Cancelled", "message": "cancelled while running"}, "error")
+            )
+        if self.stop is Stop.SHUTDOWN:
+            return [self._item("release")]
+        if self.stop is Stop.LOST:
+            return []
+        # The author's own code cancelled its task: that is a failure like any other.
+        return self._failed(asyncio.CancelledError("the task cancelled itself"), None)
+
+    def _failed(self, error: BaseException, retry: BaseRetryStrategy | None) -> list[RunItem]:
+        body = _error_body(error)
+        if isinstance(error, procrastinate.exceptions.JobAborted) and self.stop is not None:
+            return self._stopped()
+        if retry is not None and not isinstance(error, msgspec.ValidationError):
+            arguments = msgspec.json.decode(self.claimed.args)
+            again = retry.get_retry_exception(exception=error, job=self._job(arguments))
+            if again is not None:
+                at = again.retry_decision.retry_at
+                return [self._item("retry", body, at=at or datetime.now(UTC))]
+        log.warning(
+            "run_failed", run=self.claimed.id, task=self.claimed.task, error=f"{type(error).__name__}: {error}"[:500]
+        )
+        return self._final("failed", body)
+
+    def _final(self, state: str, body: str) -> list[RunItem]:
+        items = [self._item(state, body)]
+        if self._run is not None and self._run.has_events:
+            # Those who watch the session's stream should see how it ended.
+            key = f"{self.claimed.id}/outcome/{self.claimed.attempt}"
+            data = body if state != "succeeded" else "{}"
+            items.insert(
+                0,
+                RunItem(self.claimed.id, self.claimed.attempt, "event", f"howdah.run.{state}", data, key=key),
+            )
+        return items
+
+    def _item(self, outcome: str, body: str = "null", at: datetime | None = None) -> RunItem:
+        return RunItem(self.claimed.id, self.claimed.attempt, "outcome", outcome, body, at=at)
+
+
+_ABORT_REASONS = {
+    Stop.CANCELLED: AbortReason.USER_REQUEST,
+    Stop.SHUTDOWN: AbortReason.SHUTDOWN,
+    Stop.LOST: AbortReason.SHUTDOWN,
+}
+
+
+def _output_if_json(output: Any) -> str:
+    """procrastinate's tasks may return anything; what is no JSON was never kept."""
+    if output is None:
+        return "null"
+    try:
+        return encode(output, "the output")
+    except HowdahError:
+        return "null"
+
+
+def _error_body(error: BaseException) -> str:
+    text = "".join(traceback.format_exception(error))
+    return encode(
+        {
+            "type": type(error).__qualname__,
+            "message": _storable(str(error))[:MAX_MESSAGE],
+            "traceback": _storable(text)[-MAX_TRACEBACK:],
+        },
+        "the error",
+    )
+
+
+def _storable(text: str) -> str:
+    return text.replace("\0", "\\0").encode(errors="backslashreplace").decode()

@@ -1,0 +1,310 @@
+"""The worker: claims runs in batches, runs them on one event loop, and writes what became of them through group commit.
+
+It holds no state that matters: killed at any moment, its runs go back to the queue by themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import structlog
+
+from howdah.jobs.api_executor import ApiExecutor
+from howdah.jobs.app import App
+from howdah.jobs.execution import Execution, Stop
+from howdah.jobs.run import Engine
+from howdah.sql.listener import listen
+from howdah.sql.notifier import Notifier
+from howdah.sql.pool import Pool, make_pool
+from howdah.sql.queue import calls
+from howdah.sql.queue.writer import RUNS_CHANNEL
+from howdah.sql.stream.writer import EVENTS_CHANNEL
+from howdah.sql.workflow.calls import ItemStatus, read_checkpoints
+from howdah.sql.workflow.writer import run_writer
+
+log = structlog.get_logger(__name__)
+
+CANCELS_CHANNEL = "cancels"
+MAX_CLAIM = 500  # runs a claim: past this, a larger batch saves nothing more
+POLL_FROM, POLL_TO = 0.05, 1.0  # seconds between looks at an idle queue; hints wake it sooner
+GATHER = 0.002  # seconds to let more slots come free before a small claim
+WAKE_EVERY = 0.5  # seconds between looks for runs that have become due, unless one is due sooner
+PREPARE_EVERY = 3600.0  # seconds between looks whether tomorrow's partitions are there
+SYNC_THREADS = 32  # for functions that are not async
+POOL_SIZE = 5  # claim, flush, heartbeat, hints, and one for steps that use the pool
+RETRY_PAUSE = 0.5  # seconds after the database did not answer
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """How one worker behaves; times in seconds.
+
+    Attributes
+    ----------
+    queues
+        Empty: those of the app's tasks and workflows.
+    concurrency
+        Runs under way at once.
+    heartbeat, rescue
+        It says that it lives every `heartbeat`; peers silent for `rescue` lose their runs.
+    shutdown
+        How long `stop` lets runs finish before they are handed back.
+    """
+
+    queues: tuple[str, ...] = ()
+    concurrency: int = 500
+    heartbeat: float = 3.0
+    rescue: float = 15.0
+    shutdown: float = 10.0
+    name: str = field(default_factory=lambda: f"{socket.gethostname()}/{os.getpid()}")
+
+
+class Worker:
+    """Runs an app's tasks and workflows until `stop`.
+
+    Parameters
+    ----------
+    conninfo
+        libpq connection string whose search_path is the cell's; see `howdah.sql.pool.cell_conninfo`.
+    resources
+        Objects that workflows ask for by type with `run.resource`.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        conninfo: str,
+        settings: WorkerSettings | None = None,
+        *,
+        api: ApiExecutor | None = None,
+        resources: Mapping[type, Any] | None = None,
+    ) -> None:
+        self._app = app
+        self._conninfo = conninfo
+        self._settings = settings or WorkerSettings()
+        self._api = api
+        self._resources = dict(resources or {})
+        entries = app.task_entries()
+        self._entries = entries
+        self._tasks = [entry.name for entry in entries]
+        self._queues = list(self._settings.queues) or sorted({entry.queue for entry in entries})
+        self._running: dict[int, Execution] = {}
+        self._unwritten = 0
+        self._stopping = False
+        self._idle = False
+        self._wake = asyncio.Event()
+        self._beat = asyncio.Event()
+        self._wrote = asyncio.Event()
+        self._worker_id = 0
+        self.finished = 0
+
+    def stop(self) -> None:
+        """Claim nothing more; finish what runs, or hand it back after `shutdown` seconds. Safe in a signal handler."""
+        self._stopping = True
+        self._wake.set()
+        self._beat.set()
+
+    async def run(self, *, until_idle: bool = False) -> None:
+        """Work until `stop`; with `until_idle`, until the queues have nothing to claim and everything is written."""
+        async with AsyncExitStack() as stack:
+            pool: Pool = await stack.enter_async_context(make_pool(self._conninfo, max_size=POOL_SIZE))
+            notifier = Notifier(pool, self._app.cell)
+            threads = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="howdah-step")
+            stack.callback(threads.shutdown, wait=False, cancel_futures=True)
+            api = self._api
+            if api is None:
+                api = await stack.enter_async_context(ApiExecutor())
+            self._engine = Engine(pool, run_writer(pool), notifier, threads, api, self._resources)
+            await self._app.open_async(pool)
+            await self._register(pool)
+            background = [
+                asyncio.create_task(self._hear()),
+                asyncio.create_task(self._every(self._settings.heartbeat, self._keep_alive, self._beat)),
+                asyncio.create_task(self._wake_due()),
+                asyncio.create_task(self._every(PREPARE_EVERY, self._prepare_partitions)),
+            ]
+            try:
+                await self._claim_loop(until_idle)
+                await self._let_finish(0 if until_idle else self._settings.shutdown)
+            finally:
+                for task in background:
+                    task.cancel()
+                await asyncio.gather(*background, return_exceptions=True)
+                await self._engine.writer.drain()
+                await notifier.aclose()
+            async with pool.connection() as connection:
+                released = await calls.unregister_worker(connection, self._worker_id)
+            log.info("worker_stopped", worker=self._worker_id, finished=self.finished, released=released)
+
+    async def _register(self, pool: Pool) -> None:
+        async with pool.connection() as connection:
+            await calls.register_tasks(connection, self._entries)
+            self._worker_id = await calls.register_worker(connection, self._settings.name, self._queues)
+        log.info("worker_started", worker=self._worker_id, queues=self._queues, tasks=len(self._tasks))
+
+    async def _claim_loop(self, until_idle: bool) -> None:
+        poll = POLL_FROM
+        while not self._stopping:
+            self._wake.clear()
+            room = self._room()
+            if 0 < room < self._settings.concurrency // 4 and self._running:
+                await asyncio.sleep(GATHER)
+                room = self._room()
+            if room <= 0:
+                self._wrote.clear()
+                await self._wrote.wait()
+                continue
+            try:
+                claimed = await self._claim(min(room, MAX_CLAIM))
+            except psycopg.Error as error:
+                log.warning("claim_failed", error=str(error).strip())
+                await asyncio.sleep(RETRY_PAUSE)
+                continue
+            if claimed:
+                poll = POLL_FROM
+            if len(claimed) < min(room, MAX_CLAIM):
+                if until_idle and not claimed and not self._running and not self._unwritten:
+                    return
+                with_timeout = asyncio.wait_for(self._wake.wait(), POLL_FROM if until_idle else poll)
+                try:
+                    await with_timeout
+                except TimeoutError:
+                    poll = min(poll * 2, POLL_TO)
+
+    def _room(self) -> int:
+        """Free slots; none while as many finished runs wait to be written."""
+        if self._unwritten >= self._settings.concurrency:
+            return 0
+        return self._settings.concurrency - len(self._running)
+
+    async def _claim(self, limit: int) -> list[calls.ClaimedRun]:
+        async with self._engine.pool.connection() as connection:
+            claimed = await calls.claim_runs(connection, self._worker_id, self._queues, limit, self._tasks)
+            again = [run.id for run in claimed if run.attempt > 1 and run.task in self._app.workflows]
+            checkpoints: dict[int, dict[str, str | None]] = {}
+            for checkpoint in await read_checkpoints(connection, again) if again else ():
+                checkpoints.setdefault(checkpoint.run_id, {})[checkpoint.step] = checkpoint.output
+        for run in claimed:
+            execution = Execution(self._app, run, checkpoints.get(run.id, {}), self._engine)
+            self._running[run.id] = execution
+            execution.task = asyncio.create_task(self._execute(execution))
+        return claimed
+
+    async def _execute(self, execution: Execution) -> None:
+        claimed = execution.claimed
+        try:
+            items = await execution.outcome()
+        finally:
+            if self._running.get(claimed.id) is execution:
+                del self._running[claimed.id]
+        if not items:
+            self._wrote.set()
+            return
+        self._unwritten += 1
+        for item in items:
+            written = self._engine.writer.add(item)
+        written.add_done_callback(lambda future: self._written(execution, item.name, future))
+        if len(items) > 1:
+            self._engine.notifier.hint(
+                EVENTS_CHANNEL, [f"{claimed.tenant_id}/{claimed.session_id or f'run:{claimed.id}'}"]
+            )
+
+    def _written(self, execution: Execution, outcome: str, future: asyncio.Future[ItemStatus]) -> None:
+        self._unwritten -= 1
+        self._wrote.set()
+        if future.cancelled():
+            return
+        if (error := future.exception()) is not None:
+            log.error("outcome_lost", run=execution.claimed.id, outcome=outcome, error=str(error))
+        elif future.result() == "stale":
+            log.warning("outcome_stale", run=execution.claimed.id, attempt=execution.claimed.attempt, outcome=outcome)
+        else:
+            self.finished += 1
+            if outcome in ("retry", "release"):
+                self._engine.notifier.hint(RUNS_CHANNEL, [execution.claimed.queue])
+
+    async def _let_finish(self, seconds: float) -> None:
+        tasks = [execution.task for execution in self._running.values() if execution.task is not None]
+        if tasks and seconds > 0:
+            await asyncio.wait(tasks, timeout=seconds)
+        await self._abandon(list(self._running.values()), Stop.SHUTDOWN)
+
+    async def _abandon(self, executions: Sequence[Execution], why: Stop) -> None:
+        tasks = []
+        for execution in executions:
+            execution.stop = why
+            if execution.task is not None:
+                execution.task.cancel()
+                tasks.append(execution.task)
+        if tasks:
+            # An author's `finally` may take a moment; one that never ends must not keep the worker.
+            await asyncio.wait(tasks, timeout=2.0)
+
+    async def _keep_alive(self) -> None:
+        async with self._engine.pool.connection() as connection:
+            alive, cancelled = await calls.heartbeat(connection, self._worker_id)
+            workers, runs = await calls.rescue_runs(connection, timedelta(seconds=self._settings.rescue))
+        if workers:
+            log.warning("workers_found_dead", workers=workers, runs_requeued=runs)
+        if not alive:
+            log.warning("worker_given_up_by_peers", worker=self._worker_id, running=len(self._running))
+            await self._abandon(list(self._running.values()), Stop.LOST)
+            await self._register(self._engine.pool)
+        for run_id in cancelled:
+            if (execution := self._running.get(run_id)) is not None and execution.stop is None:
+                execution.stop = Stop.CANCELLED
+                if execution.task is not None:
+                    execution.task.cancel()
+
+    async def _wake_due(self) -> None:
+        while True:
+            pause = WAKE_EVERY
+            try:
+                async with self._engine.pool.connection() as connection:
+                    woken, next_at = await calls.wake_due_runs(connection)
+                if woken:
+                    self._wake.set()
+                if next_at is not None:
+                    pause = min(WAKE_EVERY, max(0.01, (next_at - datetime.now(UTC)).total_seconds()))
+            except psycopg.Error as error:
+                log.warning("wake_failed", error=str(error).strip())
+            await asyncio.sleep(pause)
+
+    async def _prepare_partitions(self) -> None:
+        async with self._engine.pool.connection() as connection:
+            await connection.execute("select * from prepare_partitions()")
+
+    async def _hear(self) -> None:
+        cell = self._app.cell
+
+        def heard(channel: str, payload: str) -> None:
+            if channel == f"{cell}.{CANCELS_CHANNEL}":
+                self._beat.set()
+            elif not payload or payload in self._queues:
+                self._wake.set()
+
+        await listen(self._conninfo, [f"{cell}.{RUNS_CHANNEL}", f"{cell}.{CANCELS_CHANNEL}"], heard)
+
+    async def _every(
+        self, seconds: float, action: Callable[[], Awaitable[None]], sooner: asyncio.Event | None = None
+    ) -> None:
+        sooner = sooner or asyncio.Event()
+        while True:
+            sooner.clear()
+            try:
+                await action()
+            except (psycopg.Error, OSError) as error:
+                log.warning("will_try_again", action=action.__name__, error=str(error).strip())
+            try:
+                await asyncio.wait_for(sooner.wait(), seconds)
+            except TimeoutError:
+                continue

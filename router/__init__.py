@@ -1,0 +1,64 @@
+"""Choosing and calling models. Start at :class:`Router`; what can go wrong is in ``errors.py``."""
+
+from howdah.router.builtin import BuiltinProvider
+from howdah.router.catalogue import Model, catalogue
+from howdah.router.embeddings import Embedder, WordLlamaEmbedder
+from howdah.router.errors import (
+    AllModelsFailedError,
+    ContextTooLongError,
+    InvalidRequestError,
+    MalformedReplyError,
+    ModelError,
+    ModelTimeoutError,
+    ModelTooSmallError,
+    NoModelError,
+    RateLimitedError,
+    RefusedError,
+    RouterError,
+    UpstreamError,
+)
+from howdah.router.measure import Measure, measure
+from howdah.router.openai_embedder import OpenAIEmbedder
+from howdah.router.openai_provider import OpenAIProvider
+from howdah.router.policy import Choice, Need, choose
+from howdah.router.request import Completion, Delta, Message, Purpose, Quote, Request
+from howdah.router.router import ModelCall, Provider, Recorder, Router
+from howdah.router.tokens import estimate_tokens
+
+__all__ = [
+    "AllModelsFailedError",
+    "BuiltinProvider",
+    "Choice",
+    "Completion",
+    "ContextTooLongError",
+    "Delta",
+    "Embedder",
+    "InvalidRequestError",
+    "MalformedReplyError",
+    "Measure",
+    "Message",
+    "Model",
+    "ModelCall",
+    "ModelError",
+    "ModelTimeoutError",
+    "ModelTooSmallError",
+    "Need",
+    "NoModelError",
+    "OpenAIEmbedder",
+    "OpenAIProvider",
+    "Provider",
+    "Purpose",
+    "Quote",
+    "RateLimitedError",
+    "Recorder",
+    "RefusedError",
+    "Request",
+    "Router",
+    "RouterError",
+    "UpstreamError",
+    "WordLlamaEmbedder",
+    "catalogue",
+    "choose",
+    "estimate_tokens",
+    "measure",
+]

@@ -1,0 +1,127 @@
+"""Group commit: concurrent callers add to the open batch and await its transaction; a thousand share one fsync."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+import psycopg
+import structlog
+
+from howdah.sql.errors import HowdahError, from_psycopg
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+log = structlog.get_logger(__name__)
+
+# A batch is long enough to share an fsync among many and short enough to answer within milliseconds.
+MAX_BATCH = 1000
+# A held session or row frees within a transaction's length; asking again at once would spin.
+BUSY_PAUSE = 0.005
+# Postgres restarts within seconds; beyond a minute, callers should know.
+RECONNECT_PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0, 1.0, 2.0, 2.0, 5.0, 5.0, 10.0, 10.0, 10.0, 13.0)
+
+
+class Busy:
+    """What a flush answers for an item that it could not take now: the item goes into the next batch."""
+
+
+BUSY = Busy()
+
+
+class GroupCommit(Generic[Item, Result]):
+    """Collects items and writes them batch by batch, one batch in flight at a time.
+
+    Parameters
+    ----------
+    flush
+        Writes a batch in one transaction and answers in the same positions; :data:`BUSY` means again. It must be safe
+        to repeat after a lost connection, when nobody knows whether the commit arrived.
+    """
+
+    def __init__(
+        self, flush: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Busy]]], *, max_batch: int = MAX_BATCH
+    ) -> None:
+        self._flush = flush
+        self._max_batch = max_batch
+        self._open: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._writer: asyncio.Task[None] | None = None
+
+    async def submit(self, item: Item) -> Result:
+        """Write `item` with the next batch and return its result once that is on disk.
+
+        A caller that is cancelled while it waits does not take its item back: it is written all the same.
+        """
+        return await self.add(item)
+
+    def add(self, item: Item) -> asyncio.Future[Result]:
+        """Add `item` to the open batch; the future is done once it is on disk."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._open.append((item, future))
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write())
+        return future
+
+    async def drain(self) -> None:
+        """Wait until everything added so far is written."""
+        while self._writer is not None:
+            await asyncio.wait([self._writer])
+
+    async def _write(self) -> None:
+        try:
+            # One turn of the loop, so that callers who are ready now share the first batch.
+            await asyncio.sleep(0)
+            while self._open:
+                batch = [self._open.popleft() for _ in range(min(len(self._open), self._max_batch))]
+                await self._write_batch(batch)
+        finally:
+            self._writer = None
+
+    async def _write_batch(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+        try:
+            results = await self._flush_through_reconnects([item for item, _ in batch])
+        except asyncio.CancelledError:
+            for _, future in batch:
+                future.cancel()
+            raise
+        except Exception as error:
+            if len(batch) == 1:
+                _fail(batch[0][1], error)
+                return
+            # One bad item must fail alone: halve until it stands by itself.
+            middle = len(batch) // 2
+            await self._write_batch(batch[:middle])
+            await self._write_batch(batch[middle:])
+            return
+        busy = []
+        for (item, future), result in zip(batch, results, strict=True):
+            if isinstance(result, Busy):
+                busy.append((item, future))
+            elif not future.done():
+                future.set_result(result)
+        if busy:
+            # Before anything newer: items of one run keep their order.
+            self._open.extendleft(reversed(busy))
+            if len(busy) == len(batch):
+                await asyncio.sleep(BUSY_PAUSE)
+
+    async def _flush_through_reconnects(self, items: Sequence[Item]) -> Sequence[Result | Busy]:
+        for pause in RECONNECT_PAUSES:
+            try:
+                return await self._flush(items)
+            except psycopg.OperationalError as error:
+                if from_psycopg(error) is not None:
+                    raise
+                log.warning("flush_retried", items=len(items), error=str(error), pause_s=pause)
+                await asyncio.sleep(pause)
+        return await self._flush(items)
+
+
+def _fail(future: asyncio.Future[Result], error: Exception) -> None:
+    if future.done():
+        return
+    known: HowdahError | None = from_psycopg(error) if isinstance(error, psycopg.Error) else None
+    future.set_exception(known or error)

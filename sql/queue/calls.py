@@ -1,0 +1,163 @@
+"""Typed callers of the queue's functions; what each does is told in the SQL file of the same name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from howdah.sql.pool import Connection
+
+EnqueueStatus = Literal["created", "existing", "conflict", "not_unique", "unknown_tenant"]
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run to enqueue. `args` is a JSON object as text; `queue` None: the one that the task is registered for."""
+
+    tenant_id: str
+    task: str
+    args: str = "{}"
+    queue: str | None = None
+    priority: int = 0
+    run_at: datetime | None = None
+    session_id: str | None = None
+    idempotency_key: str | None = None
+    unique_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """`run_id` is None where the run was refused."""
+
+    run_id: int | None
+    status: EnqueueStatus
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedRun:
+    """A run that this worker has now. `attempt` is its fencing token; `args` is JSON text."""
+
+    id: int
+    tenant_id: str
+    queue: str
+    task: str
+    args: str
+    attempt: int
+    failures: int
+    session_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEntry:
+    """What a worker can run; `args_schema` is a JSON schema as text."""
+
+    name: str
+    kind: Literal["task", "workflow"]
+    queue: str
+    args_schema: str
+    description: str
+
+
+async def enqueue_runs(connection: Connection, runs: Sequence[NewRun], *, notify: bool = True) -> list[Enqueued]:
+    """Enqueue a batch in one statement; inside the caller's transaction if there is one."""
+    cursor = await connection.execute(
+        "select run_id, status from enqueue_runs(%s::text[], %s::text[], %s::text[], %s::text[], %s::integer[],"
+        " %s::timestamptz[], %s::text[], %s::text[], %s::text[], %s)",
+        [
+            [run.tenant_id for run in runs],
+            [run.task for run in runs],
+            [run.args for run in runs],
+            [run.queue for run in runs],
+            [run.priority for run in runs],
+            [run.run_at for run in runs],
+            [run.session_id for run in runs],
+            [run.idempotency_key for run in runs],
+            [run.unique_key for run in runs],
+            notify,
+        ],
+    )
+    return [Enqueued(*row) for row in await cursor.fetchall()]
+
+
+async def claim_runs(
+    connection: Connection, worker_id: int, queues: Sequence[str], limit: int, tasks: Sequence[str] | None = None
+) -> list[ClaimedRun]:
+    """Claim up to `limit` runs of `queues`, of these `tasks` only."""
+    cursor = await connection.execute(
+        "select * from claim_runs(%s, %s::text[], %s, %s::text[])",
+        [worker_id, list(queues), limit, None if tasks is None else list(tasks)],
+    )
+    return [ClaimedRun(*row) for row in await cursor.fetchall()]
+
+
+async def wake_due_runs(connection: Connection) -> tuple[int, datetime | None]:
+    """Queue scheduled runs that are due: (how many, when the next one is)."""
+    row = await (await connection.execute("select woken, next_at from wake_due_runs()")).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+async def register_worker(connection: Connection, name: str, queues: Sequence[str]) -> int:
+    """The new worker's id."""
+    row = await (
+        await connection.execute("select worker_id from register_worker(%s, %s::text[])", [name, list(queues)])
+    ).fetchone()
+    assert row is not None
+    worker_id: int = row[0]
+    return worker_id
+
+
+async def unregister_worker(connection: Connection, worker_id: int) -> int:
+    """How many unfinished runs went back to the queue."""
+    row = await (await connection.execute("select released from unregister_worker(%s)", [worker_id])).fetchone()
+    assert row is not None
+    released: int = row[0]
+    return released
+
+
+async def heartbeat(connection: Connection, worker_id: int) -> tuple[bool, list[int]]:
+    """(whether peers still believe that this worker lives, ids of its runs to cancel)."""
+    row = await (await connection.execute("select alive, cancelled from heartbeat(%s)", [worker_id])).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+async def rescue_runs(connection: Connection, stale: timedelta) -> tuple[int, int]:
+    """(workers found dead, runs given back to the queue)."""
+    row = await (await connection.execute("select workers, runs from rescue_runs(%s)", [stale])).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+async def register_tasks(connection: Connection, tasks: Sequence[TaskEntry]) -> None:
+    """Write what this worker can run."""
+    await connection.execute(
+        "select register_tasks(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[])",
+        [
+            [task.name for task in tasks],
+            [task.kind for task in tasks],
+            [task.queue for task in tasks],
+            [task.args_schema for task in tasks],
+            [task.description for task in tasks],
+        ],
+    )
+
+
+async def cancel_runs(
+    connection: Connection, tenant_id: str | None, runs: Sequence[int], reason: str = "cancelled"
+) -> dict[int, str]:
+    """Status of each run: cancelled, requested, finished or unknown."""
+    cursor = await connection.execute(
+        "select run_id, status from cancel_runs(%s, %s::bigint[], %s)", [tenant_id, list(runs), reason]
+    )
+    return dict(await cursor.fetchall())
+
+
+async def requeue_runs(connection: Connection, tenant_id: str | None, runs: Sequence[int]) -> dict[int, str]:
+    """Status of each run: requeued, live, succeeded or unknown."""
+    cursor = await connection.execute(
+        "select run_id, status from requeue_runs(%s, %s::bigint[])", [tenant_id, list(runs)]
+    )
+    return dict(await cursor.fetchall())

@@ -1,0 +1,39 @@
+-- Cancels runs: at once where they are not running, else by asking their worker.
+-- p_tenant null: any tenant's (operators). status: cancelled | requested | finished | unknown.
+create function cancel_runs(p_tenant text, p_runs bigint[], p_reason text default 'cancelled', p_notify boolean default true)
+returns table (run_id bigint, status text)
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_idle bigint[];
+    v_running bigint[];
+begin
+    perform assert_read_committed();
+    select array_agg(l.id) filter (where l.state <> 'running'), array_agg(l.id) filter (where l.state = 'running')
+    into v_idle, v_running
+    from (
+        select r.id, r.state from run as r
+        where r.id = any (p_runs) and (p_tenant is null or r.tenant_id = p_tenant)
+        order by r.id for no key update
+    ) as l;
+    if v_idle is not null then
+        perform finish_runs(
+            v_idle, array_fill('cancelled'::text, array[cardinality(v_idle)]), null,
+            array_fill(jsonb_build_object('type', 'Cancelled', 'message', p_reason), array[cardinality(v_idle)]));
+    end if;
+    update run as r set cancel_requested = true where r.id = any (v_running);
+    if p_notify and v_running is not null then
+        perform pg_notify(current_schema() || '.cancels', '');
+    end if;
+    return query
+    select i.id,
+           case when i.id = any (v_idle) then 'cancelled'
+                when i.id = any (v_running) then 'requested'
+                when exists (select from run_history as h
+                             where h.id = i.id and h.finished_at >= run_created_at(i.id)
+                               and (p_tenant is null or h.tenant_id = p_tenant)) then 'finished'
+                else 'unknown' end
+    from unnest(p_runs) as i(id);
+end
+$$;

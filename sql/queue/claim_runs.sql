@@ -1,0 +1,82 @@
+-- Claims up to p_limit queued runs for a worker, fairly among tenants: all there is to know about claiming.
+-- A claim locks the few lanes with the least virtual time, takes the head runs of each in order of priority, then age,
+-- and advances each lane by what it took: weighted fair queueing in which workers never wait for one another.
+-- It goes round until it is full: one lane alone must give the full speed, and lanes found empty make way for others.
+--   p_tasks  only runs of these tasks; null: any
+-- An attempt's number is its fencing token: every later write must show it.
+create function claim_runs(
+    p_worker bigint,
+    p_queues text[],
+    p_limit integer,
+    p_tasks text[] default null
+) returns table (run_id bigint, tenant_id text, queue text, task text, args text,
+                 attempt integer, failures integer, session_id text)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    c_lanes constant integer := 64;   -- lanes locked a round: enough to be fair, few enough to leave others some
+    c_rounds constant integer := 16;  -- bounds one call when most lanes turn out empty
+    v_now timestamptz := engine_now();
+    v_left integer := p_limit;
+    v_taken integer;
+    v_queue text;
+begin
+    perform assert_read_committed();
+    foreach v_queue in array p_queues loop
+        for v_round in 1..c_rounds loop
+            exit when v_left <= 0;
+            return query
+            with lanes as materialized (
+                select l.tenant_id
+                from lane as l
+                where l.queue = v_queue
+                order by l.virtual_time
+                limit c_lanes
+                for no key update skip locked
+            ),
+            share as materialized (
+                select ceil(v_left::numeric / greatest(count(*), 1))::integer as runs from lanes
+            ),
+            heads as materialized (
+                select h.id, l.tenant_id
+                from lanes as l
+                cross join share as s
+                cross join lateral (
+                    select r.id
+                    from run as r
+                    where r.queue = v_queue and r.tenant_id = l.tenant_id and r.state = 'queued'
+                      and (p_tasks is null or r.task = any (p_tasks))
+                    order by r.priority desc, r.id
+                    limit s.runs
+                    for no key update skip locked
+                ) as h
+                limit v_left
+            ),
+            claimed as (
+                update run as r
+                set state = 'running', attempt = r.attempt + 1, worker_id = p_worker, claimed_at = v_now, run_at = null
+                from heads as h
+                where r.id = h.id
+                returning r.id, r.tenant_id, r.queue, r.task, r.args::text, r.attempt, r.failures, r.session_id
+            ),
+            advanced as (
+                update lane as l
+                set virtual_time = l.virtual_time + c.runs
+                from (select h.tenant_id, count(*) as runs from heads as h group by h.tenant_id) as c
+                where l.queue = v_queue and l.tenant_id = c.tenant_id
+            )
+            select * from claimed;
+            get diagnostics v_taken = row_count;
+            v_left := v_left - v_taken;
+            exit when v_left <= 0;
+            if remove_empty_lanes(v_queue, c_lanes) = 0 and v_taken = 0 then
+                exit;
+            end if;
+        end loop;
+    end loop;
+end
+$$;

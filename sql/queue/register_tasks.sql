@@ -1,0 +1,19 @@
+-- Workers write what they can run: name, kind, queue, JSON schema of the arguments, one line of description.
+create function register_tasks(p_names text[], p_kinds text[], p_queues text[], p_schemas text[], p_descriptions text[])
+returns void
+language sql
+as $$
+    insert into queue (name)
+    select distinct q from unnest(p_queues) as q order by q
+    on conflict do nothing;
+
+    insert into task as t (name, kind, queue, args_schema, description, updated_at)
+    select i.name, i.kind, i.queue, i.args_schema::jsonb, i.description, engine_now()
+    from unnest(p_names, p_kinds, p_queues, p_schemas, p_descriptions) as i(name, kind, queue, args_schema, description)
+    order by i.name
+    on conflict (name) do update
+    set kind = excluded.kind, queue = excluded.queue, args_schema = excluded.args_schema,
+        description = excluded.description, updated_at = excluded.updated_at
+    where (t.kind, t.queue, t.args_schema, t.description)
+        is distinct from (excluded.kind, excluded.queue, excluded.args_schema, excluded.description);
+$$;

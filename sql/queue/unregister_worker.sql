@@ -1,0 +1,28 @@
+-- A worker leaves in order: what it could not finish goes back to the queue at once, without counting a death.
+create function unregister_worker(p_worker bigint, p_notify boolean default true) returns table (released integer)
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_queues text[];
+    v_tenants text[];
+begin
+    perform assert_read_committed();
+    with released as (
+        update run as r
+        set state = 'queued', worker_id = null, claimed_at = null
+        where r.id in (select o.id from run as o
+                       where o.worker_id = p_worker and o.state = 'running' order by o.id for no key update)
+        returning r.queue, r.tenant_id
+    )
+    select array_agg(q.queue), array_agg(q.tenant_id) into v_queues, v_tenants from released as q;
+    if v_queues is not null then
+        perform hold_lanes(v_queues, v_tenants);
+        if p_notify then
+            perform notify_queues(v_queues);
+        end if;
+    end if;
+    delete from worker where id = p_worker;
+    return query select coalesce(cardinality(v_queues), 0);
+end
+$$;

@@ -1,0 +1,34 @@
+-- Queues scheduled runs whose time has come, p_limit at most. Answers how many, and when the next one is due.
+create function wake_due_runs(p_limit integer default 1000, p_notify boolean default true)
+returns table (woken integer, next_at timestamptz)
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := engine_now();
+    v_queues text[];
+    v_tenants text[];
+begin
+    perform assert_read_committed();
+    with due as (
+        select r.id from run as r
+        where r.state = 'scheduled' and r.run_at <= v_now
+        order by r.run_at
+        limit p_limit
+        for no key update skip locked
+    ),
+    woken as (
+        update run as r set state = 'queued' from due as d where r.id = d.id
+        returning r.queue, r.tenant_id
+    )
+    select array_agg(w.queue), array_agg(w.tenant_id) into v_queues, v_tenants from woken as w;
+    if v_queues is not null then
+        perform hold_lanes(v_queues, v_tenants);
+        if p_notify then
+            perform notify_queues(v_queues);
+        end if;
+    end if;
+    return query
+    select coalesce(cardinality(v_queues), 0), (select min(r.run_at) from run as r where r.state = 'scheduled');
+end
+$$;

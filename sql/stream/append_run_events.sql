@@ -1,0 +1,24 @@
+-- Events written by runs, in the same transaction as their checkpoints. The caller holds the sessions' locks.
+-- A run may write to a session that was closed meanwhile: its history must not lose what happened.
+create function append_run_events(
+    p_runs bigint[], p_types text[], p_data text[], p_keys text[], p_times timestamptz[], p_notify boolean
+) returns void
+language plpgsql
+as $$
+declare
+    v_tenants text[];
+    v_sessions text[];
+begin
+    if p_runs is null then
+        return;
+    end if;
+    select array_agg(r.tenant_id order by i.ord), array_agg(session_of_run(r.id, r.session_id) order by i.ord)
+    into v_tenants, v_sessions
+    from unnest(p_runs) with ordinality as i(run_id, ord)
+    join run as r on r.id = i.run_id;
+    perform number_events(v_tenants, v_sessions, p_types, p_data, p_keys, p_runs, p_times);
+    if p_notify then
+        perform notify_sessions(v_tenants, v_sessions);
+    end if;
+end
+$$;

@@ -1,0 +1,12 @@
+-- Opens a session. A session that exists is left as it is: created is then false.
+create function create_session(p_tenant text, p_session text) returns table (created boolean)
+language plpgsql
+as $$
+begin
+    if not exists (select from tenant where id = p_tenant) then
+        raise exception 'tenant % is unknown', quote_literal(p_tenant) using errcode = 'HW009';
+    end if;
+    insert into session (tenant_id, id, created_at) values (p_tenant, p_session, engine_now()) on conflict do nothing;
+    return query select found;
+end
+$$;

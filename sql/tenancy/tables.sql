@@ -1,0 +1,28 @@
+create table tenant (
+    id text not null,
+    name text not null,
+    created_at timestamptz not null default now(),
+    constraint tenant_pkey primary key (id),
+    constraint tenant_id_check check (id ~ '^[a-z0-9][a-z0-9-]{0,62}$')
+);
+-- Stock procrastinate clients know no tenants: what they send belongs to this one.
+insert into tenant (id, name) values ('default', 'Default');
+
+-- A key is shown once; only its SHA-256 is kept. tenant_id null: an administrator's key.
+create table api_key (
+    id text not null,
+    tenant_id text,
+    name text not null,
+    secret_sha256 bytea not null,
+    created_at timestamptz not null default now(),
+    revoked_at timestamptz,
+    constraint api_key_pkey primary key (id),
+    constraint api_key_tenant_fkey foreign key (tenant_id) references tenant (id) on delete cascade
+);
+create index api_key_tenant_idx on api_key (tenant_id);
+
+create table secret (
+    name text not null,
+    value bytea not null,
+    constraint secret_pkey primary key (name)
+);

@@ -1,0 +1,141 @@
+-- What a worker has to say about its runs, in one transaction: checkpoints, events and outcomes, one an array position.
+--   p_kinds     checkpoint | event | outcome
+--   p_names     the step | the event's type | the outcome:
+--               succeeded, failed, cancelled  the run is over; the body is its output, or its error
+--               retry       again at p_times, counted as a failure; the body is the error
+--               reschedule  again at p_times, not a failure (an outside API asked to wait)
+--               release     again at once, not a failure (the worker is stopping)
+--   p_bodies    JSON as text
+--   p_keys      an event's producer key: a repeat changes nothing
+--   p_times     when a step started | when an event happened | when the run is due again
+-- status, an item:
+--   ok        it is on disk (also when an earlier, interrupted flush of the same attempt had put it there)
+--   stale     the attempt is over: another one has the run, or it has ended. Nothing was written.
+--   busy      somebody else holds the run or its session. Nothing of this run was written; send it again.
+--   repeated  a later attempt finished a step whose output was already on disk. The first output stays.
+-- Locks in the engine's order: session, run, lane, each sorted; sessions and runs are skipped when held, so that one
+-- slow caller stalls nobody else in the batch.
+create function flush(
+    p_runs bigint[],
+    p_attempts integer[],
+    p_kinds text[],
+    p_names text[],
+    p_bodies text[],
+    p_keys text[],
+    p_times timestamptz[],
+    p_notify boolean default true
+) returns table (ord bigint, status text)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := engine_now();
+    v_mine bigint[];
+    v_busy bigint[] := '{}';
+    v_done bigint[] := '{}';
+    v_repeated text[] := '{}';
+    v_queues text[];
+    v_tenants text[];
+    v_events boolean := 'event' = any (p_kinds);
+begin
+    perform assert_read_committed();
+
+    if v_events then
+        v_busy := lock_run_sessions(array(
+            select distinct i.run_id from unnest(p_runs, p_kinds) as i(run_id, kind) where i.kind = 'event'));
+    end if;
+
+    select coalesce(array_agg(l.id), '{}') into v_mine
+    from (
+        select r.id
+        from (select distinct run_id, attempt from unnest(p_runs, p_attempts) as i(run_id, attempt)) as i
+        join run as r on r.id = i.run_id and r.attempt = i.attempt and r.state = 'running'
+        where r.id <> all (v_busy)
+        order by r.id
+        for no key update of r skip locked
+    ) as l;
+
+    if cardinality(v_mine) < (select count(distinct run_id) from unnest(p_runs) as run_id) then
+        -- Not locked: either a neighbour holds the row for a moment, or the attempt is over.
+        select v_busy || coalesce(array_agg(distinct r.id), '{}') into v_busy
+        from unnest(p_runs, p_attempts) as i(run_id, attempt)
+        join run as r on r.id = i.run_id and r.attempt = i.attempt and r.state = 'running'
+        where r.id <> all (v_mine) and r.id <> all (v_busy);
+        -- Or this very attempt had ended it, in a flush whose answer was lost with the connection.
+        select coalesce(array_agg(distinct h.id), '{}') into v_done
+        from unnest(p_runs, p_attempts) as i(run_id, attempt)
+        join run_history as h
+            on h.id = i.run_id and h.attempt = i.attempt and h.finished_at >= run_created_at(i.run_id)
+        where h.id <> all (v_mine) and h.id <> all (v_busy) and h.worker_id is not null;
+    end if;
+
+    if 'checkpoint' = any (p_kinds) then
+        with written as (
+            insert into checkpoint as c (run_id, step, tenant_id, attempt, output, started_at, finished_at)
+            select i.run_id, i.step, r.tenant_id, i.attempt, i.body::jsonb, coalesce(i.at, v_now), v_now
+            from unnest(p_runs, p_attempts, p_kinds, p_names, p_bodies, p_times)
+                as i(run_id, attempt, kind, step, body, at)
+            join run as r on r.id = i.run_id
+            where i.kind = 'checkpoint' and i.run_id = any (v_mine)
+            on conflict (run_id, step) do update
+                set repeats = c.repeats + (c.attempt <> excluded.attempt)::integer
+            returning c.run_id || '/' || c.step as written, c.repeats
+        )
+        select coalesce(array_agg(w.written), '{}') into v_repeated from written as w where w.repeats > 0;
+    end if;
+
+    if v_events then
+        perform append_run_events(
+            array_agg(i.run_id order by i.ord), array_agg(i.name order by i.ord), array_agg(i.body order by i.ord),
+            array_agg(i.key order by i.ord), array_agg(coalesce(i.at, v_now) order by i.ord), p_notify)
+        from unnest(p_runs, p_kinds, p_names, p_bodies, p_keys, p_times)
+            with ordinality as i(run_id, kind, name, body, key, at, ord)
+        where i.kind = 'event' and i.run_id = any (v_mine);
+    end if;
+
+    if 'outcome' = any (p_kinds) then
+        perform finish_runs(
+            array_agg(i.run_id), array_agg(i.name),
+            array_agg(case when i.name = 'succeeded' then i.body::jsonb end),
+            array_agg(case when i.name <> 'succeeded' then i.body::jsonb end))
+        from unnest(p_runs, p_kinds, p_names, p_bodies) as i(run_id, kind, name, body)
+        where i.kind = 'outcome' and i.name in ('succeeded', 'failed', 'cancelled') and i.run_id = any (v_mine)
+        having count(*) > 0;
+
+        with again as (
+            update run as r
+            set state = case when i.at > v_now then 'scheduled' else 'queued' end,
+                run_at = case when i.at > v_now then i.at end,
+                worker_id = null, claimed_at = null,
+                failures = r.failures + (i.name = 'retry')::integer,
+                error = case when i.name = 'retry' then i.body::jsonb else r.error end
+            from unnest(p_runs, p_kinds, p_names, p_bodies, p_times) as i(run_id, kind, name, body, at)
+            where i.kind = 'outcome' and i.name in ('retry', 'reschedule', 'release')
+              and r.id = i.run_id and r.id = any (v_mine)
+            returning r.queue, r.tenant_id, r.state
+        )
+        select array_agg(a.queue), array_agg(a.tenant_id) into v_queues, v_tenants
+        from again as a where a.state = 'queued';
+        if v_queues is not null then
+            perform hold_lanes(v_queues, v_tenants);
+            if p_notify then
+                perform notify_queues(v_queues);
+            end if;
+        end if;
+    end if;
+
+    return query
+    select i.ord,
+           case when i.run_id = any (v_mine) then
+                    case when i.kind = 'checkpoint' and i.run_id || '/' || i.name = any (v_repeated) then 'repeated'
+                         else 'ok' end
+                when i.run_id = any (v_busy) then 'busy'
+                when i.run_id = any (v_done) then 'ok'
+                else 'stale' end
+    from unnest(p_runs, p_kinds, p_names) with ordinality as i(run_id, kind, name, ord)
+    order by i.ord;
+end
+$$;
