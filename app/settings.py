@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import ip_network
 from typing import Any
-
-Network = IPv4Network | IPv6Network
 
 
 class SettingError(ValueError):
@@ -50,7 +48,7 @@ class Settings:
     )
     openai_api_key: str | None = _setting("OPENAI_API_KEY", None, "turns on models behind the OpenAI protocol")
     openai_base_url: str | None = _setting("OPENAI_BASE_URL", None, "another server that speaks the OpenAI protocol")
-    api_allow_private: tuple[Network, ...] = _setting(
+    api_allow_private: tuple[str, ...] = _setting(
         "HOWDAH_API_ALLOW_PRIVATE", (), "private networks that run.call may reach, comma-separated, such as 10.1.0.0/16"
     )
     log_level: str = _setting("HOWDAH_LOG_LEVEL", "info", "debug, info, warning or error")
@@ -89,7 +87,7 @@ def _parse(kind: str, variable: str, text: str) -> Any:
         if kind == "float":
             return float(text)
         if kind.startswith("tuple"):
-            return tuple(ip_network(part.strip()) for part in text.split(","))
+            return tuple(str(ip_network(part.strip())) for part in text.split(","))
     except ValueError as error:
         raise SettingError(f"{variable}={text!r} cannot be used: {error}") from error
     return text

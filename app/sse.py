@@ -25,40 +25,45 @@ from typing import Any
 import msgspec
 from litestar import Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import AppStatus
 
-from howdah.app.hub import Hub, Reader
+from howdah.app.hub import Hub, Reader, TooManyReaders
 from howdah.sql.stream.calls import Event
 
 # Proxies commonly close a connection on which nothing came for 30 or 60 s.
 PING_SECONDS = 15
 # A client that takes nothing for so long is cut off; it resumes by its last id.
 SEND_SECONDS = 60
-# How long a stream may take to say goodbye before the process goes.
-GOODBYE_SECONDS = 2.0
 RETRY_MS = (1_500, 3_500)
 # When a process stops, its clients come back spread over this time, elsewhere.
 STOPPING_RETRY_MS = (100, 1_000)
 # When a process has all the readers that it takes.
 FULL_RETRY_MS = (5_000, 15_000)
 
+EVENT_STREAM = "text/event-stream"
 _SEPARATOR = "\n"
 _ID = struct.Struct(">BIQ")
 _ID_VERSION = 1
 
 
-class CloudEvent(msgspec.Struct, omit_defaults=True):
+# On SIGTERM sse-starlette would cut streams off, from a flag that is the whole interpreter's. Ours end by the hub, each
+# with a word to its client.
+AppStatus.disable_automatic_graceful_drain()
+
+
+class CloudEvent(msgspec.Struct, kw_only=True):
     """A CloudEvent 1.0 in structured JSON. `sequence` is the event's number, zero-padded so that it sorts as text."""
 
+    specversion: str = "1.0"
     id: str
     source: str
     type: str
     time: datetime
     sequence: str
     data: msgspec.Raw
-    subject: str | None = None
+    subject: str | msgspec.UnsetType = msgspec.UNSET
     """The run that wrote it."""
-    specversion: str = msgspec.field(default_factory=lambda: "1.0")
-    datacontenttype: str = msgspec.field(default_factory=lambda: "application/json")
+    datacontenttype: str = "application/json"
 
 
 def cloud_event(tenant_id: str, session_id: str, event: Event) -> CloudEvent:
@@ -69,7 +74,7 @@ def cloud_event(tenant_id: str, session_id: str, event: Event) -> CloudEvent:
         type=event.type,
         time=event.created_at,
         sequence=f"{event.seq:020}",
-        subject=None if event.run_id is None else str(event.run_id),
+        subject=msgspec.UNSET if event.run_id is None else str(event.run_id),
         data=msgspec.Raw(event.data.encode()),
     )
 
@@ -95,10 +100,9 @@ def seq_of_stream_id(tenant_id: str, session_id: str, text: str) -> int | None:
 class EventStream(Response[None]):
     """A response that streams frames until they end, the client goes, or the process stops."""
 
-    def __init__(self, frames: AsyncIterator[bytes | ServerSentEvent], hub: Hub) -> None:
-        super().__init__(content=None, media_type="text/event-stream")
+    def __init__(self, frames: AsyncIterator[bytes | ServerSentEvent]) -> None:
+        super().__init__(content=None, media_type=EVENT_STREAM)
         self._frames = frames
-        self._hub = hub
 
     def to_asgi_response(self, app: Any, request: Request[Any, Any, Any], **_: Any) -> Any:
         """The ASGI application that answers, from sse-starlette."""
@@ -109,25 +113,23 @@ class EventStream(Response[None]):
             ping=PING_SECONDS,
             ping_message_factory=lambda: ServerSentEvent(comment="alive", sep=_SEPARATOR),
             send_timeout=SEND_SECONDS,
-            shutdown_event=self._hub.closing,
-            shutdown_grace_period=GOODBYE_SECONDS,
         )
 
 
-async def frames(hub: Hub, tenant_id: str, session_id: str, after: int, reset: str | None) -> AsyncIterator[Any]:
-    """The stream of one session after event number `after`; `reset` says why the client must begin again, if it must."""
-    async with hub.subscribe(tenant_id, session_id, after) as reader:
-        yield _control(retry=RETRY_MS, id=stream_id(tenant_id, session_id, after))
-        if reset is not None:
-            yield _control("howdah.reset", {"detail": reset})
-        async for events in reader:
-            yield _data(tenant_id, session_id, events)
-        yield _last(reader)
-
-
-async def full() -> AsyncIterator[Any]:
-    """What a client gets from a process that takes no more readers: when to come back, and the end."""
-    yield _control(retry=FULL_RETRY_MS)
+async def frames(
+    hub: Hub, tenant_id: str, session_id: str, after: int, reset: str | None
+) -> AsyncIterator[bytes | ServerSentEvent]:
+    """The stream of one session after event number `after`; `reset` says why a client must begin again, if it must."""
+    try:
+        async with hub.subscribe(tenant_id, session_id, after) as reader:
+            yield _control(retry=RETRY_MS, id=stream_id(tenant_id, session_id, after))
+            if reset is not None:
+                yield _control("howdah.reset", {"detail": reset})
+            async for events in reader:
+                yield _data(tenant_id, session_id, events)
+            yield _last(reader)
+    except TooManyReaders:
+        yield _control(retry=FULL_RETRY_MS)
 
 
 def _data(tenant_id: str, session_id: str, events: Iterable[Event]) -> bytes:

@@ -3,6 +3,7 @@
 from procrastinate import RetryStrategy
 
 from howdah.jobs.app import App, Workflow
+from howdah.jobs.errors import NonRetryableError
 from howdah.jobs.run import Run
 
-__all__ = ["App", "RetryStrategy", "Run", "Workflow"]
+__all__ = ["App", "NonRetryableError", "RetryStrategy", "Run", "Workflow"]

@@ -21,7 +21,8 @@ from procrastinate.retry import BaseRetryStrategy
 from procrastinate.tasks import Task
 
 from howdah.jobs.api_errors import RetryLater
-from howdah.jobs.app import App, Workflow
+from howdah.jobs.app import App
+from howdah.jobs.errors import NonRetryableError
 from howdah.jobs.run import Engine, Run
 from howdah.sql.errors import HowdahError, StaleAttempt
 from howdah.sql.json_values import encode
@@ -61,13 +62,16 @@ class Execution:
         retry: BaseRetryStrategy | None = None
         try:
             if (workflow := self._app.workflows.get(claimed.task)) is not None:
+                # Before the retry strategy counts: arguments that do not fit will not fit the next time.
+                arguments = workflow.signature.decode(claimed.args)
                 retry = workflow.retry_strategy
-                output = await self._run_workflow(workflow)
+                self._run = Run(claimed, self._checkpoints, self._engine)
+                output = await workflow.function(self._run, **arguments)
                 body = encode(output, f"the output of run {claimed.id}")
             else:
                 task = self._app.tasks.get(claimed.task)
                 if task is None:
-                    raise LookupError(
+                    raise LookupError(  # noqa: TRY301 - ends this run as any other error of it
                         f"this worker has no task {claimed.task!r}: deploy a version that has it, requeue"
                     )
                 retry = task.retry_strategy
@@ -82,11 +86,6 @@ class Execution:
         except BaseException as error:  # Whatever an author's code raises ends this run only.
             return self._failed(error, retry)
         return self._final("succeeded", body)
-
-    async def _run_workflow(self, workflow: Workflow[Any, Any]) -> Any:
-        self._run = Run(self.claimed, self._checkpoints, self._engine)
-        arguments = workflow.signature.decode(self.claimed.args)
-        return await workflow.function(self._run, **arguments)
 
     async def _run_task(self, task: Task[Any, Any, Any]) -> Any:
         arguments = msgspec.json.decode(self.claimed.args)
@@ -137,7 +136,7 @@ class Execution:
         body = _error_body(error)
         if isinstance(error, procrastinate.exceptions.JobAborted) and self.stop is not None:
             return self._stopped()
-        if retry is not None and not isinstance(error, msgspec.ValidationError):
+        if retry is not None and not isinstance(error, NonRetryableError):
             arguments = msgspec.json.decode(self.claimed.args)
             again = retry.get_retry_exception(exception=error, job=self._job(arguments))
             if again is not None:

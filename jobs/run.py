@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from typing import Any, ParamSpec, TypeVar, overload
 
 import msgspec
@@ -74,7 +75,7 @@ class Run:
         self._checkpoints = checkpoints
         self._engine = engine
         self._steps: Counter[str] = Counter()
-        self._events: Counter[tuple[str, str]] = Counter()
+        self._events: Counter[str] = Counter()
 
     @overload
     async def step(self, name: str, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
@@ -97,7 +98,7 @@ class Run:
         if not 0 < len(name) <= MAX_STEP_NAME or "#" in name or "\0" in name:
             raise ValueError(f"step name {name!r} cannot be used: 1 to {MAX_STEP_NAME} characters, without '#' or NUL")
         self._steps[name] += 1
-        step = name if self._steps[name] == 1 else f"{name}#{self._steps[name]}"
+        step = _numbered(name, self._steps[name])
         decoder = _output_decoder(function)
         if step in self._checkpoints:
             return decoder.decode(self._checkpoints[step] or "null")
@@ -117,8 +118,8 @@ class Run:
     async def emit(self, type: str, data: Any = None, *, key: str | None = None) -> None:
         """Append an event to the run's session; on disk when this returns.
 
-        A replay does not repeat it: without a `key` of your own it is known by its place, the how-manieth of its type in
-        this step or between the steps.
+        A replay does not repeat it: without a `key` of your own it is known by its type, its data and how often the
+        same was emitted in this step (or between the steps) before.
 
         Raises
         ------
@@ -127,11 +128,14 @@ class Run:
         BadValue, TooLarge
             If `data` cannot be stored; the limit is 256 KiB.
         """
-        scope = _current_step.get()
-        self._events[scope, type] += 1
-        known_by = f"{self.id}/{scope}/{type}#{self._events[scope, type]}" if key is None else f"{self.id}/{key}"
         body = encode(data, f"the data of event {type!r}", MAX_EVENT_BYTES)
-        item = RunItem(self.id, self.attempt, "event", type, body, key=known_by, at=datetime.now(UTC))
+        known_by = key
+        if known_by is None:
+            # By what it says, not by its place: parallel branches may come in another order on the next attempt.
+            said = f"{_current_step.get()}/{type}/{blake2b(body.encode(), digest_size=12).hexdigest()}"
+            self._events[said] += 1
+            known_by = f"{said}#{self._events[said]}"
+        item = RunItem(self.id, self.attempt, "event", type, body, key=f"{self.id}/{known_by}", at=datetime.now(UTC))
         self.has_events = True
         self._refuse_unless_ok(await self._engine.writer.submit(item), type)
         self._engine.notifier.hint(EVENTS_CHANNEL, [f"{self.tenant_id}/{self.session_id}"])
@@ -159,9 +163,10 @@ class Run:
         It is retried, with the same idempotency key each time. When the API asks to wait longer than a worker should
         hold still, the run sleeps as a row and goes on later. See `howdah.jobs.api_executor` for limits and errors.
         """
-        # Attempts made before the run slept are on disk too, or an API that always asks to wait would never be given up.
+        # Attempts made before the run slept are on disk too, or an API that always says wait would never be given up.
+        step = _numbered(name, self._steps[name] + 1)
         pauses = 0
-        while (used := self._checkpoints.get(f"{name}#paused-{pauses + 1}")) is not None:
+        while (used := self._checkpoints.get(f"{step}#paused-{pauses + 1}")) is not None:
             max_attempts -= int(used)
             pauses += 1
 
@@ -174,13 +179,13 @@ class Run:
                 headers=headers,
                 timeout=timeout,
                 max_attempts=max(max_attempts, 1),
-                idempotency_key=self.idempotency_key(name),
+                idempotency_key=self.idempotency_key(step),
             )
 
         try:
             return await self.step(name, request)
         except RetryLater as later:
-            paused = f"{name}#paused-{pauses + 1}"
+            paused = f"{step}#paused-{pauses + 1}"
             status = await self._engine.writer.submit(
                 RunItem(self.id, self.attempt, "checkpoint", paused, str(later.attempts))
             )
@@ -229,12 +234,16 @@ class Run:
     def _refuse_unless_ok(self, status: ItemStatus, what: str) -> None:
         if status == "stale":
             raise StaleAttempt(
-                f"attempt {self.attempt} of run {self.id} is over: {what!r} was not written, another attempt has the run"
+                f"attempt {self.attempt} of run {self.id} is over: {what!r} was not written, another one has the run"
             )
         if status == "repeated":
             raise StepRepeated(
                 f"step {what!r} of run {self.id} ran again although its output was on disk; the first output was kept"
             )
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}#{number}"
 
 
 def _unwrap(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -28,7 +28,7 @@ from howdah.sql.pool import Pool, make_pool
 from howdah.sql.queue import calls
 from howdah.sql.queue.writer import RUNS_CHANNEL
 from howdah.sql.stream.writer import EVENTS_CHANNEL
-from howdah.sql.workflow.calls import ItemStatus, read_checkpoints
+from howdah.sql.workflow.calls import ItemStatus, RunItem, read_checkpoints
 from howdah.sql.workflow.writer import run_writer
 
 log = structlog.get_logger(__name__)
@@ -98,7 +98,7 @@ class Worker:
         self._tasks = [entry.name for entry in entries]
         self._queues = list(self._settings.queues) or sorted({entry.queue for entry in entries})
         self._running: dict[int, Execution] = {}
-        self._unwritten = 0
+        self._unwritten: set[tuple[int, int]] = set()
         self._stopping = False
         self._idle = False
         self._wake = asyncio.Event()
@@ -111,6 +111,7 @@ class Worker:
         """Claim nothing more; finish what runs, or hand it back after `shutdown` seconds. Safe in a signal handler."""
         self._stopping = True
         self._wake.set()
+        self._wrote.set()
         self._beat.set()
 
     async def run(self, *, until_idle: bool = False) -> None:
@@ -153,6 +154,7 @@ class Worker:
 
     async def _claim_loop(self, until_idle: bool) -> None:
         poll = POLL_FROM
+        unsure = False
         while not self._stopping:
             self._wake.clear()
             room = self._room()
@@ -161,12 +163,18 @@ class Worker:
                 room = self._room()
             if room <= 0:
                 self._wrote.clear()
-                await self._wrote.wait()
+                if not self._stopping:
+                    await self._wrote.wait()
                 continue
             try:
+                if unsure:
+                    await self._release_unknown()
+                    unsure = False
                 claimed = await self._claim(min(room, MAX_CLAIM))
             except psycopg.Error as error:
                 log.warning("claim_failed", error=str(error).strip())
+                unsure = True
+                self._beat.set()
                 await asyncio.sleep(RETRY_PAUSE)
                 continue
             if claimed:
@@ -182,7 +190,7 @@ class Worker:
 
     def _room(self) -> int:
         """Free slots; none while as many finished runs wait to be written."""
-        if self._unwritten >= self._settings.concurrency:
+        if len(self._unwritten) >= self._settings.concurrency:
             return 0
         return self._settings.concurrency - len(self._running)
 
@@ -199,6 +207,15 @@ class Worker:
             execution.task = asyncio.create_task(self._execute(execution))
         return claimed
 
+    async def _release_unknown(self) -> None:
+        """Hand back runs of a claim that was committed, but whose answer was lost with the connection."""
+        async with self._engine.pool.connection() as connection:
+            claimed = await calls.read_claimed(connection, self._worker_id)
+        known = {(run_id, execution.claimed.attempt) for run_id, execution in self._running.items()} | self._unwritten
+        for run_id, attempt in claimed:
+            if (run_id, attempt) not in known:
+                await self._engine.writer.submit(RunItem(run_id, attempt, "outcome", "release"))
+
     async def _execute(self, execution: Execution) -> None:
         claimed = execution.claimed
         try:
@@ -209,7 +226,7 @@ class Worker:
         if not items:
             self._wrote.set()
             return
-        self._unwritten += 1
+        self._unwritten.add((claimed.id, claimed.attempt))
         for item in items:
             written = self._engine.writer.add(item)
         written.add_done_callback(lambda future: self._written(execution, item.name, future))
@@ -219,7 +236,7 @@ class Worker:
             )
 
     def _written(self, execution: Execution, outcome: str, future: asyncio.Future[ItemStatus]) -> None:
-        self._unwritten -= 1
+        self._unwritten.discard((execution.claimed.id, execution.claimed.attempt))
         self._wrote.set()
         if future.cancelled():
             return

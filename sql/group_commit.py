@@ -9,11 +9,14 @@ from typing import Generic, TypeVar
 
 import psycopg
 import structlog
+from psycopg_pool import PoolClosed
 
 from howdah.sql.errors import HowdahError, from_psycopg
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_Waiting = tuple[Item, asyncio.Future[Result]]
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +50,7 @@ class GroupCommit(Generic[Item, Result]):
     ) -> None:
         self._flush = flush
         self._max_batch = max_batch
-        self._open: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._open: deque[_Waiting[Item, Result]] = deque()
         self._writer: asyncio.Task[None] | None = None
 
     async def submit(self, item: Item) -> Result:
@@ -76,11 +79,16 @@ class GroupCommit(Generic[Item, Result]):
             await asyncio.sleep(0)
             while self._open:
                 batch = [self._open.popleft() for _ in range(min(len(self._open), self._max_batch))]
-                await self._write_batch(batch)
+                busy = await self._write_batch(batch)
+                # Before anything newer: items of one run keep their order.
+                self._open.extendleft(reversed(busy))
+                if len(busy) == len(batch):
+                    await asyncio.sleep(BUSY_PAUSE)
         finally:
             self._writer = None
 
-    async def _write_batch(self, batch: list[tuple[Item, asyncio.Future[Result]]]) -> None:
+    async def _write_batch(self, batch: list[_Waiting[Item, Result]]) -> list[_Waiting[Item, Result]]:
+        """Write `batch`; what is to be sent again, in order."""
         try:
             results = await self._flush_through_reconnects([item for item, _ in batch])
         except asyncio.CancelledError:
@@ -88,36 +96,42 @@ class GroupCommit(Generic[Item, Result]):
                 future.cancel()
             raise
         except Exception as error:
-            if len(batch) == 1:
-                _fail(batch[0][1], error)
-                return
-            # One bad item must fail alone: halve until it stands by itself.
+            # One bad item must fail alone: halve until it stands by itself. A database that is away fails them all.
+            if len(batch) == 1 or _may_pass(error):
+                for _, future in batch:
+                    _fail(future, error)
+                return []
             middle = len(batch) // 2
-            await self._write_batch(batch[:middle])
-            await self._write_batch(batch[middle:])
-            return
+            busy = await self._write_batch(batch[:middle])
+            # What follows a busy item waits with it: it may be of the same run.
+            return busy + (batch[middle:] if busy else await self._write_batch(batch[middle:]))
         busy = []
         for (item, future), result in zip(batch, results, strict=True):
             if isinstance(result, Busy):
                 busy.append((item, future))
             elif not future.done():
                 future.set_result(result)
-        if busy:
-            # Before anything newer: items of one run keep their order.
-            self._open.extendleft(reversed(busy))
-            if len(busy) == len(batch):
-                await asyncio.sleep(BUSY_PAUSE)
+        return busy
 
     async def _flush_through_reconnects(self, items: Sequence[Item]) -> Sequence[Result | Busy]:
         for pause in RECONNECT_PAUSES:
             try:
                 return await self._flush(items)
             except psycopg.OperationalError as error:
-                if from_psycopg(error) is not None:
+                if not _may_pass(error):
                     raise
                 log.warning("flush_retried", items=len(items), error=str(error), pause_s=pause)
                 await asyncio.sleep(pause)
         return await self._flush(items)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the same items could be written once the database is back, or has room again."""
+    if not isinstance(error, psycopg.OperationalError) or isinstance(error, PoolClosed):
+        return False
+    state = error.sqlstate
+    # None: the connection broke; 40: deadlock; 53: too many connections, disk full; 57P: shut down or starting.
+    return state is None or state.startswith(("08", "40", "53", "57P"))
 
 
 def _fail(future: asyncio.Future[Result], error: Exception) -> None:

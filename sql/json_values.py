@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -26,8 +27,11 @@ def encode(value: Any, what: str, max_bytes: int = MAX_BYTES) -> str:
     """
     try:
         data = _encoder.encode(value)
-    except (TypeError, ValueError, UnicodeEncodeError, OverflowError) as error:
+    except (TypeError, ValueError, UnicodeEncodeError, OverflowError, RecursionError) as error:
         raise BadValue(f"{what} cannot be written as JSON: {error}") from error
+    # The encoder writes NaN and infinities as null, which would come back as something else than was stored.
+    if b"null" in data and _has_no_number(msgspec.to_builtins(value)):
+        raise BadValue(f"{what} contains NaN or an infinity, which JSON has no form for: replace it, by None perhaps")
     return checked(data, what, max_bytes)
 
 
@@ -47,6 +51,14 @@ def checked(data: bytes, what: str, max_bytes: int = MAX_BYTES) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise BadValue(f"{what} is not UTF-8: byte {error.start} is {data[error.start]:#04x}") from error
+
+
+def _has_no_number(value: Any) -> bool:
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    if isinstance(value, dict):
+        return any(map(_has_no_number, value.values()))
+    return isinstance(value, list | tuple | set | frozenset) and any(map(_has_no_number, value))
 
 
 def _has_nul(data: bytes) -> bool:

@@ -9,7 +9,7 @@ from howdah.router.tokens import estimate_tokens
 # A piece of fewer tokens than this could be less than a word; an embedding of it means nothing.
 MIN_TOKENS = 4
 
-# Each match is a border; a piece of text ends before it or with its closing mark. Possessive, so that no input backtracks.
+# Each match is a border; a piece ends before it or with its closing mark. Possessive, so that no input backtracks.
 _BORDER = re.compile(
     r"(?P<paragraph>\n[^\S\n]*+\n\s*+)"
     r"|(?P<item>\n(?=[ \t]{0,12}(?:[-*+•]|\d{1,3}[.)]|\([a-z0-9]{1,3}\))[ \t]))"
@@ -47,8 +47,9 @@ def chunk(text: str, max_tokens: int = 256, overlap_sentences: int = 1) -> list[
     """Split `text` into chunks of at most `max_tokens` (estimated), in order.
 
     Every character that is not blank is in at least one chunk. A chunk ends before a section, else a paragraph, else a
-    sentence, where one begins in its second half, and begins with the last `overlap_sentences` of the chunk before it, if they
-    are in its section and take at most a quarter of it. Linear in the length of the text. Raises ValueError for limits that make no sense.
+    sentence, where one begins in its second half. It begins with the last `overlap_sentences` of the one before it, if
+    they are in its section and take at most a quarter of it. Linear in the length of the text. Raises ValueError for
+    a `max_tokens` under 4 and a negative overlap.
     """
     if max_tokens < MIN_TOKENS:
         raise ValueError(f"max_tokens is {max_tokens}; it must be at least {MIN_TOKENS}")

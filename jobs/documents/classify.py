@@ -20,7 +20,7 @@ Kind = Literal["licence", "readme", "other"]
 
 # Beyond this a text is classified by its beginning: the longest file of collected licences seen has 160,000 characters.
 MAX_CHARS = 2_000_000
-# A file not named for a licence is a notice only if it is short: a longer one that names a licence is about something else.
+# A file not named for a licence is a notice only if it is short: a longer one that names a licence is about more.
 NOTICE_CHARS = 4_000
 
 _LICENCE_NAME = re.compile(r"licen[cs]e|copying|notice|copyright|legal", re.IGNORECASE)
@@ -63,8 +63,9 @@ _README_SIGNS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
 class Classification:
     """What a text is.
 
-    `family` is a licence family, "multiple" (then `families` lists them in the order of the text), "unknown" for a licence
-    of no known family, and None for what is no licence. `confidence` is from 0 to 1. `why` is a sentence that quotes what was found.
+    `family` is a licence family, "multiple" (then `families` lists them: whole texts, then those only named), "unknown"
+    for a licence of no known family, and None for what is no licence. `confidence` is from 0 to 1. `why` quotes the
+    phrase found, in lower-case words without punctuation.
     """
 
     kind: Kind
@@ -119,7 +120,7 @@ def _whole_licences(flat: str) -> tuple[_Found, ...]:
     for (start, opens), after in zip(starts, ends, strict=True):
         section = flat[start:after]
         for rule in by_opening[opens]:
-            if all(phrase in section for phrase in rule.holds) and not any(phrase in section for phrase in rule.lacks):
+            if all(phrase in section for phrase in rule.holds):
                 found.setdefault(rule.family, _Found(rule.family, opens, start, after))
                 break
     return tuple(f for f in found.values() if PART_OF.get(f.family) not in found)

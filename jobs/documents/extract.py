@@ -1,12 +1,16 @@
-"""The text of a document: PDF, HTML, Markdown, reStructuredText or plain text. What cannot be read is refused with a sentence."""
+"""The text of a PDF, HTML, Markdown, reStructuredText or plain text; what cannot be read is refused with a sentence."""
 
 import codecs
 import io
 import re
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import TYPE_CHECKING
 
 from howdah.jobs.documents.html import MAX_DEPTH, html_text, nests_too_deep
+
+if TYPE_CHECKING:
+    from pypdf import PdfReader
 
 # A scanned book is below this; PDFs above it are nearly always images without text.
 MAX_BYTES = 32 * 1024 * 1024
@@ -32,7 +36,7 @@ class DocumentRefused(DocumentError):
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """A document's text: newlines are `\\n`, no NUL, no surrogate, so that Postgres stores it. `pages` for a PDF only."""
+    """A document's text: newlines are `\\n`, no NUL, no surrogate: Postgres stores it. `pages` for a PDF only."""
 
     text: str
     media_type: str
@@ -189,8 +193,8 @@ def _decoded_by_guess(data: bytes, is_html: bool) -> str:
     stated = _HTML_CHARSET.search(data[:1024]) if is_html else None
     for encoding in (*([stated[1].decode("ascii")] if stated else []), "cp1252"):
         try:
-            return codecs.decode(data, encoding) if encoding == "cp1252" else data.decode(encoding)
-        except (UnicodeDecodeError, LookupError):
+            return data.decode(encoding)
+        except (UnicodeError, LookupError):
             continue
     return data.decode("latin-1")
 
@@ -199,22 +203,9 @@ def _pdf(data: bytes, name: str) -> Extracted:
     from pypdf import PdfReader
     from pypdf.errors import DependencyError, FileNotDecryptedError
 
-    page_number = 0
     try:
         reader = PdfReader(io.BytesIO(data))
-        pages = len(reader.pages)
-        if pages > MAX_PAGES:
-            raise DocumentRefused(f"{name} has {pages:,} pages; the limit is {MAX_PAGES:,}")
-        texts: list[str] = []
-        room = MAX_CHARS
-        for page_number, page in enumerate(reader.pages, start=1):
-            contents = page.get_contents()
-            if contents is not None and len(contents.get_data()) > MAX_PAGE_STREAM_BYTES:
-                raise DocumentRefused(f"{name}: page {page_number} has over {MAX_PAGE_STREAM_BYTES:,} bytes of content")
-            texts.append(page.extract_text())
-            room -= len(texts[-1])
-            if room < 0:
-                raise DocumentRefused(f"{name} holds over {MAX_CHARS:,} characters of text")
+        texts = _page_texts(reader, name)
         title = str((reader.metadata and reader.metadata.title) or "")
     except DocumentRefused:
         raise
@@ -222,10 +213,26 @@ def _pdf(data: bytes, name: str) -> Extracted:
         raise DocumentRefused(f"{name} is an encrypted PDF; remove its password and send it again") from error
     except Exception as error:
         # pypdf raises errors of any class on damaged files; each of them means the same to the sender.
-        where = f"page {page_number} cannot be read" if page_number else "it cannot be read"
-        raise DocumentRefused(f"{name} is a PDF that is none, or damaged: {where} ({type(error).__name__})") from error
+        raise DocumentRefused(f"{name} is a PDF that is none, or damaged ({type(error).__name__}: {error})") from error
     if not any(text.strip() for text in texts):
         raise DocumentRefused(
-            f"{name} is a PDF of {pages:,} pages with no text layer, probably scanned; run OCR on it first"
+            f"{name} is a PDF of {len(texts):,} pages with no text layer, probably scanned; OCR it first"
         )
-    return _finished("\n\n".join(texts), "application/pdf", title, name, pages)
+    return _finished("\n\n".join(texts), "application/pdf", title, name, len(texts))
+
+
+def _page_texts(reader: "PdfReader", name: str) -> list[str]:
+    pages = len(reader.pages)
+    if pages > MAX_PAGES:
+        raise DocumentRefused(f"{name} has {pages:,} pages; the limit is {MAX_PAGES:,}")
+    texts: list[str] = []
+    room = MAX_CHARS
+    for page_number, page in enumerate(reader.pages, start=1):
+        contents = page.get_contents()
+        if contents is not None and len(contents.get_data()) > MAX_PAGE_STREAM_BYTES:
+            raise DocumentRefused(f"{name}: page {page_number} has over {MAX_PAGE_STREAM_BYTES:,} bytes of content")
+        texts.append(page.extract_text())
+        room -= len(texts[-1])
+        if room < 0:
+            raise DocumentRefused(f"{name} holds over {MAX_CHARS:,} characters of text")
+    return texts

@@ -4,21 +4,34 @@ import re
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
+
+def _names(tags: str) -> frozenset[str]:
+    return frozenset(tags.split())
+
+
 _DROPPED = ["script", "style", "noscript", "template", "svg", "iframe", "object", "head"]
-_BLOCKS = frozenset(
-    "address article aside blockquote body dd details div dl dt fieldset figcaption figure footer form header hr html "
-    "li main nav ol p pre section summary table tbody tfoot thead tr ul h1 h2 h3 h4 h5 h6".split()
+_BLOCKS = _names(
+    """
+    address article aside blockquote body dd details div dl dt fieldset figcaption figure footer form header hr
+    html li main nav ol p pre section summary table tbody tfoot thead tr ul h1 h2 h3 h4 h5 h6
+    """
 )
-_PARAGRAPHS = frozenset("p pre blockquote table ul ol dl h1 h2 h3 h4 h5 h6 section article".split())
+_PARAGRAPHS = _names(
+    """
+    p pre blockquote table ul ol dl h1 h2 h3 h4 h5 h6 section article
+    """
+)
 _CELLS = frozenset(("td", "th"))
 
 # Browsers stop at 512. The parser's time grows with the square of the depth: 4,000 take 20 ms, 200,000 a minute.
 MAX_DEPTH = 2_000
 
 # Elements that need no end tag, and so add no depth when they have none.
-_UNCLOSED = frozenset(
-    "area base br col embed hr img input link meta param source track wbr p li dt dd tr td th thead tbody tfoot option "
-    "optgroup colgroup rp rt html head body".split()
+_UNCLOSED = _names(
+    """
+    area base br col embed hr img input link meta param source track wbr p li dt dd tr td th thead tbody tfoot
+    option optgroup colgroup rp rt html head body
+    """
 )
 _TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9:-]{0,40})")
 

@@ -15,12 +15,11 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True, slots=True)
 class LicenceText:
-    """A whole licence is present where `opens` is, if all of `holds` and none of `lacks` follow before the next one opens."""
+    """A whole licence is present where `opens` is, if all of `holds` follow before the next licence opens."""
 
     family: str
     opens: str
     holds: tuple[str, ...] = ()
-    lacks: tuple[str, ...] = ()
 
 
 _PERMISSIVE_BSD = "redistribution and use in source and binary forms with or without modification"
@@ -94,7 +93,7 @@ LICENCE_TEXTS: tuple[LicenceText, ...] = (
 # A family that is part of another's own text, and so no licence of its own there.
 PART_OF: dict[str, str] = {"HPND": "PSF-2.0"}  # CWI's terms close Python's stack of licences.
 
-# Licences that notices name. {family: the names}, as `words` makes them, each matched whole after words such as "licensed under".
+# The names by which notices name a licence, after words such as "licensed under".
 NAMES: dict[str, tuple[str, ...]] = {
     "MIT": ("mit license", "mit licence"),
     "Apache-2.0": ("apache license version 2 0", "apache license 2 0", "apache 2 0 license", "apache software license"),
@@ -122,8 +121,8 @@ PUBLIC_DOMAIN: tuple[tuple[str, str], ...] = (
     ("Public-Domain", "is in the public domain"),
 )
 
-# Families that oblige whoever passes on a program to disclose source: "strong" of the whole work (AGPL already when it is
-# used over a network), "weak" of the licensed files or library and its changes. A family that is absent obliges to none.
+# Families that oblige whoever passes on a program to disclose source: "strong" of the whole work (AGPL already when it
+# is used over a network), "weak" of the licensed files or library and its changes. An absent family obliges to none.
 DISCLOSES_SOURCE: dict[str, Literal["strong", "weak"]] = {
     "GPL-2.0": "strong",
     "GPL-3.0": "strong",
@@ -143,7 +142,7 @@ _SPDX_OTHERWISE = {
     "zlib-acknowledgement": "zlib",
 }
 
-# Names that people wrote before SPDX, read after "License ::" and articles are gone. Several families: the name does not say which.
+# Names that people wrote before SPDX. Several families: the name does not say which.
 _LEGACY: tuple[tuple[str, frozenset[str]], ...] = tuple(
     (pattern, frozenset(families.split()))
     for pattern, families in (
@@ -191,7 +190,7 @@ class _Declared:
 
 
 def words(text: str) -> str:
-    """`text` as lower-case words and figures with single spaces: quotes, wrapping, bullets and comment marks are gone."""
+    """`text` as lower-case words and figures with single spaces; quotes, wrapping and comment marks are gone."""
     return " ".join(re.findall(r"[a-z0-9]+", text.lower()))
 
 

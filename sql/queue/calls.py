@@ -92,6 +92,14 @@ async def claim_runs(
     return [ClaimedRun(*row) for row in await cursor.fetchall()]
 
 
+async def read_claimed(connection: Connection, worker_id: int) -> list[tuple[int, int]]:
+    """(id, attempt) of every run that this worker has, as the database sees it."""
+    cursor = await connection.execute(
+        "select id, attempt from run where worker_id = %s and state = 'running'", [worker_id]
+    )
+    return [(row[0], row[1]) for row in await cursor.fetchall()]
+
+
 async def wake_due_runs(connection: Connection) -> tuple[int, datetime | None]:
     """Queue scheduled runs that are due: (how many, when the next one is)."""
     row = await (await connection.execute("select woken, next_at from wake_due_runs()")).fetchone()

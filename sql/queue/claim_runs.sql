@@ -4,6 +4,9 @@
 -- It goes round until it is full: one lane alone must give the full speed, and lanes found empty make way for others.
 --   p_tasks  only runs of these tasks; null: any
 -- An attempt's number is its fencing token: every later write must show it.
+-- A worker that its peers have given up is refused: a run claimed in its name would belong to nobody.
+-- A uniqueness key holds while queued, so it is given up here: kept, a run that comes back could collide with the next
+-- one that took it meanwhile, and stop the rescue of its neighbours.
 create function claim_runs(
     p_worker bigint,
     p_queues text[],
@@ -26,6 +29,11 @@ declare
     v_queue text;
 begin
     perform assert_read_committed();
+    perform from worker as w where w.id = p_worker for key share;
+    if not found then
+        raise exception 'worker % is not registered, or its peers have given it up', p_worker
+            using errcode = 'HW001', hint = 'register again: select * from register_worker(...)';
+    end if;
     foreach v_queue in array p_queues loop
         for v_round in 1..c_rounds loop
             exit when v_left <= 0;
@@ -58,7 +66,8 @@ begin
             ),
             claimed as (
                 update run as r
-                set state = 'running', attempt = r.attempt + 1, worker_id = p_worker, claimed_at = v_now, run_at = null
+                set state = 'running', attempt = r.attempt + 1, worker_id = p_worker, claimed_at = v_now, run_at = null,
+                    unique_key = null
                 from heads as h
                 where r.id = h.id
                 returning r.id, r.tenant_id, r.queue, r.task, r.args::text, r.attempt, r.failures, r.session_id

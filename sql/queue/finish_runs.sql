@@ -1,4 +1,5 @@
 -- Moves live runs to history in their final state. The caller holds their row locks and has checked their attempts.
+-- Nothing finishes before the millisecond in its id: lookups bound history by it, also where a clock stepped back.
 create function finish_runs(p_runs bigint[], p_states text[], p_outputs jsonb[], p_errors jsonb[]) returns void
 language sql
 set enable_hashjoin = off
@@ -18,6 +19,6 @@ as $$
     insert into run_history (id, tenant_id, queue, task, state, priority, session_id, args, attempt, failures, deaths,
                              worker_id, claimed_at, finished_at, output, error)
     select g.id, g.tenant_id, g.queue, g.task, g.state, g.priority, g.session_id, g.args, g.attempt, g.failures,
-           g.deaths, g.worker_id, g.claimed_at, engine_now(), g.output, g.error
+           g.deaths, g.worker_id, g.claimed_at, greatest(engine_now(), run_created_at(g.id)), g.output, g.error
     from gone as g;
 $$;

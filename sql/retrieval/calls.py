@@ -129,3 +129,40 @@ async def search_chunks(
         [tenant_id, collection, query, vector_text(embedding), limit, metadata],
     )
     return [FoundChunk(*row) for row in await cursor.fetchall()]
+
+
+async def put_file(connection: Connection, tenant_id: str, filename: str, media_type: str, content: bytes) -> int:
+    """Keep a file; its id."""
+    row = await (
+        await connection.execute(
+            "select file_id from put_file(%s, %s, %s, %b)", [tenant_id, filename, media_type, content]
+        )
+    ).fetchone()
+    assert row is not None
+    file_id: int = row[0]
+    return file_id
+
+
+async def read_file(connection: Connection, tenant_id: str, file_id: int) -> tuple[str, str, bytes] | None:
+    """(filename, media type, content); None where there is no such file."""
+    cursor = await connection.execute(
+        "select filename, media_type, content from file where tenant_id = %s and id = %s",
+        [tenant_id, file_id],
+        binary=True,
+    )
+    row = await cursor.fetchone()
+    return None if row is None else (row[0], row[1], row[2])
+
+
+async def set_file_text(connection: Connection, tenant_id: str, file_id: int, text: str) -> None:
+    """Keep the text extracted from a file beside it."""
+    await connection.execute("select stored from set_file_text(%s, %s, %s)", [tenant_id, file_id, text])
+
+
+async def read_file_text(connection: Connection, tenant_id: str, file_id: int) -> str | None:
+    """The text extracted from a file; None where there is none yet."""
+    cursor = await connection.execute(
+        "select extracted from file where tenant_id = %s and id = %s", [tenant_id, file_id]
+    )
+    row = await cursor.fetchone()
+    return None if row is None else row[0]

@@ -52,3 +52,19 @@ create index chunk_collection_idx on chunk (tenant_id, collection);
 -- searched exactly until an operator makes theirs.
 create index chunk_embedding_256_idx on chunk using hnsw ((embedding::halfvec(256)) halfvec_cosine_ops)
     where vector_dims(embedding) = 256;
+
+-- What clients hand in and what runs hand back, until it is fetched or reviewed: workers share no disk with the API.
+create table file (
+    tenant_id text not null,
+    id bigint not null,
+    filename text not null,
+    media_type text not null,
+    content bytea not null,
+    -- The text that was extracted from it; null: not yet.
+    extracted text,
+    created_at timestamptz not null default now(),
+    constraint file_pkey primary key (tenant_id, id),
+    constraint file_filename_check check (length(filename) between 1 and 500)
+);
+-- Documents are mostly text, but PDFs and images are compressed already: spend no time on them again.
+alter table file alter column content set storage external;

@@ -35,7 +35,8 @@ declare
     v_now timestamptz := engine_now();
     v_mine bigint[];
     v_busy bigint[] := '{}';
-    v_done bigint[] := '{}';
+    v_live bigint[] := p_runs;  -- an item's run; null where nothing may be written
+    v_status text[] := array_fill('ok'::text, array[cardinality(p_runs)]);
     v_repeated text[] := '{}';
     v_queues text[];
     v_tenants text[];
@@ -58,28 +59,32 @@ begin
         for no key update of r skip locked
     ) as l;
 
-    if cardinality(v_mine) < (select count(distinct run_id) from unnest(p_runs) as run_id) then
-        -- Not locked: either a neighbour holds the row for a moment, or the attempt is over.
-        select v_busy || coalesce(array_agg(distinct r.id), '{}') into v_busy
-        from unnest(p_runs, p_attempts) as i(run_id, attempt)
-        join run as r on r.id = i.run_id and r.attempt = i.attempt and r.state = 'running'
-        where r.id <> all (v_mine) and r.id <> all (v_busy);
-        -- Or this very attempt had ended it, in a flush whose answer was lost with the connection.
-        select coalesce(array_agg(distinct h.id), '{}') into v_done
-        from unnest(p_runs, p_attempts) as i(run_id, attempt)
-        join run_history as h
-            on h.id = i.run_id and h.attempt = i.attempt and h.finished_at >= run_created_at(i.run_id)
-        where h.id <> all (v_mine) and h.id <> all (v_busy) and h.worker_id is not null;
+    if cardinality(v_mine) < (
+        select count(*)
+        from (select distinct run_id, attempt from unnest(p_runs, p_attempts) as i(run_id, attempt)) as i)
+    then
+        -- Not all were locked: a neighbour holds the row for a moment, or the attempt is over, perhaps ended by this
+        -- very attempt in a flush whose answer was lost with the connection.
+        select array_agg(case when r.id = any (v_mine) then 'ok'
+                              when r.id is not null then 'busy'
+                              when exists (select from run_history as h
+                                           where h.id = i.run_id and h.attempt = i.attempt and h.worker_id is not null
+                                             and h.finished_at >= run_created_at(i.run_id)) then 'ok'
+                              else 'stale' end order by i.ord),
+               array_agg(case when r.id = any (v_mine) then i.run_id end order by i.ord)
+        into v_status, v_live
+        from unnest(p_runs, p_attempts) with ordinality as i(run_id, attempt, ord)
+        left join run as r on r.id = i.run_id and r.attempt = i.attempt and r.state = 'running';
     end if;
 
     if 'checkpoint' = any (p_kinds) then
         with written as (
             insert into checkpoint as c (run_id, step, tenant_id, attempt, output, started_at, finished_at)
             select i.run_id, i.step, r.tenant_id, i.attempt, i.body::jsonb, coalesce(i.at, v_now), v_now
-            from unnest(p_runs, p_attempts, p_kinds, p_names, p_bodies, p_times)
+            from unnest(v_live, p_attempts, p_kinds, p_names, p_bodies, p_times)
                 as i(run_id, attempt, kind, step, body, at)
             join run as r on r.id = i.run_id
-            where i.kind = 'checkpoint' and i.run_id = any (v_mine)
+            where i.kind = 'checkpoint'
             on conflict (run_id, step) do update
                 set repeats = c.repeats + (c.attempt <> excluded.attempt)::integer
             returning c.run_id || '/' || c.step as written, c.repeats
@@ -91,9 +96,9 @@ begin
         perform append_run_events(
             array_agg(i.run_id order by i.ord), array_agg(i.name order by i.ord), array_agg(i.body order by i.ord),
             array_agg(i.key order by i.ord), array_agg(coalesce(i.at, v_now) order by i.ord), p_notify)
-        from unnest(p_runs, p_kinds, p_names, p_bodies, p_keys, p_times)
+        from unnest(v_live, p_kinds, p_names, p_bodies, p_keys, p_times)
             with ordinality as i(run_id, kind, name, body, key, at, ord)
-        where i.kind = 'event' and i.run_id = any (v_mine);
+        where i.kind = 'event' and i.run_id is not null;
     end if;
 
     if 'outcome' = any (p_kinds) then
@@ -101,8 +106,8 @@ begin
             array_agg(i.run_id), array_agg(i.name),
             array_agg(case when i.name = 'succeeded' then i.body::jsonb end),
             array_agg(case when i.name <> 'succeeded' then i.body::jsonb end))
-        from unnest(p_runs, p_kinds, p_names, p_bodies) as i(run_id, kind, name, body)
-        where i.kind = 'outcome' and i.name in ('succeeded', 'failed', 'cancelled') and i.run_id = any (v_mine)
+        from unnest(v_live, p_kinds, p_names, p_bodies) as i(run_id, kind, name, body)
+        where i.kind = 'outcome' and i.name in ('succeeded', 'failed', 'cancelled') and i.run_id is not null
         having count(*) > 0;
 
         with again as (
@@ -112,9 +117,9 @@ begin
                 worker_id = null, claimed_at = null,
                 failures = r.failures + (i.name = 'retry')::integer,
                 error = case when i.name = 'retry' then i.body::jsonb else r.error end
-            from unnest(p_runs, p_kinds, p_names, p_bodies, p_times) as i(run_id, kind, name, body, at)
+            from unnest(v_live, p_kinds, p_names, p_bodies, p_times) as i(run_id, kind, name, body, at)
             where i.kind = 'outcome' and i.name in ('retry', 'reschedule', 'release')
-              and r.id = i.run_id and r.id = any (v_mine)
+              and r.id = i.run_id
             returning r.queue, r.tenant_id, r.state
         )
         select array_agg(a.queue), array_agg(a.tenant_id) into v_queues, v_tenants
@@ -129,13 +134,9 @@ begin
 
     return query
     select i.ord,
-           case when i.run_id = any (v_mine) then
-                    case when i.kind = 'checkpoint' and i.run_id || '/' || i.name = any (v_repeated) then 'repeated'
-                         else 'ok' end
-                when i.run_id = any (v_busy) then 'busy'
-                when i.run_id = any (v_done) then 'ok'
-                else 'stale' end
-    from unnest(p_runs, p_kinds, p_names) with ordinality as i(run_id, kind, name, ord)
+           case when i.kind = 'checkpoint' and i.run_id || '/' || i.name = any (v_repeated) then 'repeated'
+                else i.status end
+    from unnest(v_live, p_kinds, p_names, v_status) with ordinality as i(run_id, kind, name, status, ord)
     order by i.ord;
 end
 $$;

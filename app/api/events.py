@@ -1,0 +1,257 @@
+"""/v1/sessions/{id}/events: append; a JSON page; and, where an event stream is asked for, what comes as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Controller, Request, Response, get, post
+from litestar.datastructures import State
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import Parameter
+from sqlalchemy import Text, cast, select
+
+from howdah.app.api.auth import OPEN, Caller
+from howdah.app.api.bodies import JsonBody
+from howdah.app.api.problems import FieldError, Problem, Refused, problem_of
+from howdah.app.api.run_reads import find_run, parse_run_id
+from howdah.app.api.sessions import OWN_PREFIX, SessionPath, read_session
+from howdah.app.api.stream_tokens import authenticate_reader
+from howdah.app.composition import Resources
+from howdah.app.sse import EVENT_STREAM, CloudEvent, EventStream, cloud_event, frames, seq_of_stream_id
+from howdah.sql.errors import HowdahError, SessionClosed, UnknownSession
+from howdah.sql.json_values import checked
+from howdah.sql.stream.calls import Appended, Event, NewEvent
+from howdah.sql.tables import event
+
+# One transaction's worth; a client with more sends several.
+MAX_BATCH = 500
+# An event is a small fact, not a document.
+MAX_DATA_BYTES = 256 * 1024
+MAX_SEQ = (1 << 63) - 1
+
+Type = Annotated[str, msgspec.Meta(min_length=1, max_length=200, examples=["note.added"])]
+Key = Annotated[str, msgspec.Meta(min_length=1, max_length=255, description="The same key again changes nothing.")]
+After = Annotated[int, Parameter(ge=0, le=MAX_SEQ, description="Only events numbered above.")]
+Limit = Annotated[int, Parameter(ge=1, le=MAX_BATCH, description=f"Events of a page, 1 to {MAX_BATCH}.")]
+TypeFilter = Annotated[
+    str | None, Parameter(query="type", max_length=200, description="Only events of this type; not in a stream.")
+]
+LastId = Annotated[
+    str | None, Parameter(header="Last-Event-ID", max_length=200, description="The `id` of the last event seen.")
+]
+LastIdInQuery = Annotated[
+    str | None, Parameter(query="last_event_id", max_length=200, description="As `Last-Event-ID`, which goes first.")
+]
+RunPath = Annotated[str, Parameter(description="The run's id.", max_length=40)]
+
+
+class EventToAppend(msgspec.Struct, forbid_unknown_fields=True):
+    """An event: its `data` is any JSON of up to 256 KiB."""
+
+    type: Type
+    data: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
+    key: Key | None = None
+
+
+class EventsToAppend(msgspec.Struct, forbid_unknown_fields=True):
+    """One event by its `type`, `data` and `key`, or up to 500 as `events`."""
+
+    events: Annotated[list[EventToAppend], msgspec.Meta(min_length=1, max_length=MAX_BATCH)] | None = None
+    type: Type | None = None
+    data: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
+    key: Key | None = None
+
+
+class AppendResult(msgspec.Struct, omit_defaults=True):
+    """What became of the event at `index`: its number (201 new, 200 if its key was seen), or a `problem`."""
+
+    index: int
+    status: int
+    seq: int | None = None
+    problem: Problem | None = None
+
+
+class AppendResults(msgspec.Struct):
+    """One result an event, in order."""
+
+    items: list[AppendResult]
+
+
+class EventPage(msgspec.Struct):
+    """Events in order. `next` is the `after` of the next page; at the end of an open session, ask again with it."""
+
+    events: list[CloudEvent]
+    next: int
+    last_seq: int
+    closed: bool
+
+
+_READ_RESPONSES = {
+    200: ResponseSpec(EventPage, description="A page; or, with `Accept: text/event-stream`, events as they come"),
+    204: ResponseSpec(None, description="The session is closed and the stream's client has seen all"),
+}
+
+
+class EventController(Controller):
+    """Events."""
+
+    tags = ("sessions",)
+
+    @post(
+        "/v1/sessions/{session_id:str}/events",
+        dto=JsonBody[EventsToAppend],
+        responses={200: ResponseSpec(AppendResult, description="The event's key was seen: it is there already")},
+    )
+    async def append_events(
+        self, session_id: SessionPath, data: EventsToAppend, caller: Caller, resources: Resources
+    ) -> Response[AppendResults | AppendResult]:
+        """Append one event, or a batch of which a bad one fails alone. 201 once it is on disk."""
+        single = data.events is None
+        results = await _append(resources, caller.tenant(), session_id, _asked(data))
+        refusals = [result for result in results if isinstance(result, Exception)]
+        # What is wrong with the session is wrong with the request, not with its items.
+        of_session = [r for r in refusals if isinstance(r, UnknownSession | SessionClosed)]
+        if refusals and (single or len(of_session) == len(results)):
+            raise refusals[0]
+        items = [_result(index, result) for index, result in enumerate(results)]
+        if not single:
+            return Response(AppendResults(items), status_code=201)
+        path = f"/v1/sessions/{session_id}/events?after={(items[0].seq or 1) - 1}&limit=1"
+        return Response(items[0], status_code=items[0].status, headers={"Location": path})
+
+    @get("/v1/sessions/{session_id:str}/events", opt={OPEN: True}, responses=_READ_RESPONSES)
+    async def read_events(
+        self,
+        request: Request[Any, Any, State],
+        session_id: SessionPath,
+        resources: Resources,
+        after: After = 0,
+        limit: Limit = 100,
+        event_type: TypeFilter = None,
+        last_id: LastId = None,
+        last_id_in_query: LastIdInQuery = None,
+    ) -> Response[Any]:
+        """Read a session's events: a page of JSON, or a stream that can be left and resumed by `Last-Event-ID`.
+
+        A browser's EventSource sends `?token=` of `POST /v1/stream-tokens` instead of a key.
+        """
+        reader = await authenticate_reader(request, resources)
+        reader.check(session_id)
+        if not _wants_stream(request):
+            return await _page(resources, reader.tenant_id, session_id, after, limit, event_type)
+        return await _stream(resources, reader.tenant_id, session_id, after, last_id or last_id_in_query)
+
+    @get("/v1/runs/{run_id:str}/events", opt={OPEN: True}, responses=_READ_RESPONSES)
+    async def read_run_events(
+        self,
+        request: Request[Any, Any, State],
+        run_id: RunPath,
+        resources: Resources,
+        after: After = 0,
+        limit: Limit = 100,
+        event_type: TypeFilter = None,
+        last_id: LastId = None,
+        last_id_in_query: LastIdInQuery = None,
+    ) -> Response[Any]:
+        """Read the events of a run's session, which is its own, `run:<id>`, if it was given none."""
+        reader = await authenticate_reader(request, resources)
+        number = parse_run_id(run_id)
+        session_id = (await find_run(resources.engine, reader.tenant_id, number)).session or f"{OWN_PREFIX}{number}"
+        reader.check(session_id)
+        if not _wants_stream(request):
+            return await _page(resources, reader.tenant_id, session_id, after, limit, event_type)
+        return await _stream(resources, reader.tenant_id, session_id, after, last_id or last_id_in_query)
+
+
+def _asked(data: EventsToAppend) -> list[EventToAppend]:
+    alone = data.type is not None
+    if alone == (data.events is not None):
+        detail = "send one event, with a `type`, or several as `events`"
+        raise Refused(422, "invalid-request", detail, errors=[FieldError(detail, "/type")])
+    return data.events or [EventToAppend(data.type or "", data.data, data.key)]
+
+
+async def _append(
+    resources: Resources, tenant_id: str, session_id: str, asked: list[EventToAppend]
+) -> list[Appended | Exception]:
+    """What became of each; those that can be written go into one batch, in order."""
+    results: list[Appended | Exception | asyncio.Future[Appended]] = []
+    for index, new in enumerate(asked):
+        try:
+            text = checked(bytes(new.data), f"data of event {index}", MAX_DATA_BYTES)
+        except HowdahError as error:
+            results.append(error)
+        else:
+            results.append(resources.appender.add(NewEvent(tenant_id, session_id, new.type, text, new.key)))
+    futures = [result for result in results if isinstance(result, asyncio.Future)]
+    done = iter(await asyncio.gather(*futures, return_exceptions=True))
+    return [_outcome(next(done) if isinstance(r, asyncio.Future) else r, session_id) for r in results]
+
+
+def _outcome(result: Appended | BaseException, session_id: str) -> Appended | Exception:
+    if isinstance(result, Appended):
+        if result.status == "unknown_session":
+            return UnknownSession(f"session {session_id!r} is unknown: open it first, by POST /v1/sessions")
+        if result.status == "closed":
+            return SessionClosed(f"session {session_id!r} is closed: nothing can be appended to it")
+        return result
+    if isinstance(result, Exception):
+        return result
+    raise result
+
+
+def _result(index: int, result: Appended | Exception) -> AppendResult:
+    if isinstance(result, Appended):
+        return AppendResult(index, 201 if result.status == "created" else 200, result.seq)
+    problem, _ = problem_of(result)
+    return AppendResult(index, problem.status, problem=problem)
+
+
+def _wants_stream(request: Request[Any, Any, State]) -> bool:
+    return EVENT_STREAM in request.headers.get("Accept", "")
+
+
+async def _page(
+    resources: Resources, tenant_id: str, session_id: str, after: int, limit: int, event_type: str | None
+) -> Response[EventPage]:
+    # The session first: its last number then bounds the page, so that nothing is passed over that comes meanwhile.
+    session = await read_session(resources, tenant_id, session_id)
+    c = event.c
+    query = (
+        select(c.seq, c.type, cast(c.data, Text), c.run_id, c.created_at)
+        .where(c.tenant_id == tenant_id, c.session_id == session_id, c.seq > after, c.seq <= session.last_seq)
+        .order_by(c.seq)
+        .limit(limit)
+    )
+    if event_type is not None:
+        query = query.where(c.type == event_type)
+    async with resources.engine.connect() as reading:
+        found = [Event(*row) for row in (await reading.execute(query)).all()]
+    return Response(
+        EventPage(
+            [cloud_event(tenant_id, session_id, each) for each in found],
+            next=found[-1].seq if len(found) == limit else max(after, session.last_seq),
+            last_seq=session.last_seq,
+            closed=session.state == "closed",
+        ),
+        headers={"Vary": "Accept"},
+    )
+
+
+async def _stream(
+    resources: Resources, tenant_id: str, session_id: str, after: int, last_id: str | None
+) -> Response[Any]:
+    session = await read_session(resources, tenant_id, session_id)
+    reset = None
+    if last_id is not None:
+        seen = seq_of_stream_id(tenant_id, session_id, last_id)
+        if seen is None or seen > session.last_seq:
+            # An EventSource would give up on a 400: it is told, and gets all.
+            after, reset = 0, "the id is not one of this stream: what was seen before it does not count"
+        else:
+            after = seen
+    if session.state == "closed" and after >= session.last_seq and reset is None:
+        return Response(None, status_code=204, headers={"Vary": "Accept"})
+    return EventStream(frames(resources.hub, tenant_id, session_id, after, reset))

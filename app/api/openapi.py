@@ -1,0 +1,118 @@
+"""The OpenAPI 3.1 document at `/schema/openapi.json`, and a page to read and try it at `/schema`.
+
+The page's script, style and icon come from the installed wheel `swagger-ui-bundle` and are served from here: the page
+asks no other host for anything.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import version
+from typing import Any
+
+from litestar import Request, Response, get
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
+from litestar.openapi.spec import Components, OpenAPI, OpenAPIMediaType, OpenAPIResponse, Reference, SecurityScheme, Tag
+from swagger_ui_bundle import swagger_ui_path
+
+from howdah.app.api.auth import TENANT_HEADER
+from howdah.app.api.problems import MEDIA_TYPE, Refused
+
+PATH = "/schema"
+ASSETS = {
+    "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
+    "swagger-ui-standalone-preset.js": "text/javascript; charset=utf-8",
+    "swagger-ui.css": "text/css; charset=utf-8",
+    "favicon-32x32.png": "image/png",
+}
+TAGS = {
+    "runs": "Executions of tasks: create, look up, wait, list, cancel, requeue.",
+    "sessions": "Ordered streams within a tenant.",
+    "events": "Small facts in a session, numbered 1, 2, 3 … without gaps; as pages or as server-sent events.",
+    "collections": "Documents, and retrieval from them.",
+    "models": "What can be chosen from, in OpenAI's shape.",
+    "queues": "How much waits and runs.",
+    "tenants": "Customers and their keys; for administrators.",
+    "health": "Whether this process lives and can serve.",
+}
+DESCRIPTION = f"""Every error is a problem document (RFC 9457, `application/problem+json`). Ids are strings.
+Lists answer `items` and `next`, the opaque `cursor` of the page after. An administrator's key acts for a tenant by
+naming it in the header `{TENANT_HEADER}`."""
+
+
+# The statuses that any operation may answer with; what else it refuses is told by its text, and by `default`.
+PROBLEMS = {
+    "400": "The request cannot be read.",
+    "401": "No key, or a wrong one.",
+    "404": "It does not exist, or it is another tenant's.",
+    "413": "The body is larger than allowed.",
+    "422": "A value does not fit; `errors` points at each.",
+}
+
+
+@get(f"{PATH}/assets/{{name:str}}", include_in_schema=False)
+async def read_asset(name: str) -> Response[bytes]:
+    """A file of the docs page, from the wheel."""
+    if name not in ASSETS:
+        raise Refused(404, "not-found", f"the docs page has no file {name!r}")
+    data = (swagger_ui_path / name).read_bytes()
+    return Response(data, media_type=ASSETS[name], headers={"Cache-Control": "public, max-age=86400"})
+
+
+class DocsPage(SwaggerRenderPlugin):
+    """Swagger UI with local assets. The wheel's version 4 reads 3.0 only: it is told so; the document stays 3.1."""
+
+    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
+        return super().render(request, openapi_schema | {"openapi": "3.0.3"})
+
+
+def openapi_config() -> OpenAPIConfig:
+    """What the document says beside the routes."""
+    return OpenAPIConfig(
+        title="Howdah",
+        version=version("howdah"),
+        description=DESCRIPTION,
+        path=PATH,
+        use_handler_docstrings=True,
+        components=Components(
+            security_schemes={
+                "key": SecurityScheme(type="http", scheme="bearer", bearer_format="hwd_<id>_<secret>"),
+            }
+        ),
+        security=[{"key": []}],
+        tags=[Tag(name=name, description=meaning) for name, meaning in TAGS.items()],
+        render_plugins=[
+            JsonRenderPlugin(),
+            DocsPage(
+                path="/",
+                js_url=f"{PATH}/assets/swagger-ui-bundle.js",
+                css_url=f"{PATH}/assets/swagger-ui.css",
+                standalone_preset_js_url=f"{PATH}/assets/swagger-ui-standalone-preset.js",
+                favicon=f"<link rel='icon' type='image/png' href='{PATH}/assets/favicon-32x32.png'>",
+            ),
+        ],
+    )
+
+
+def complete_document(document: OpenAPI) -> None:
+    """Say of every operation that its errors are problem documents, in place of Litestar's own form of them; give
+    those that have none a readable summary."""
+    schema = Reference(ref="#/components/schemas/Problem")
+    content = {MEDIA_TYPE: OpenAPIMediaType(schema=schema)}
+    for path in (document.paths or {}).values():
+        for operation in (path.get, path.post, path.put, path.patch, path.delete):
+            if operation is None or operation.responses is None:
+                continue
+            if operation.summary and " " not in operation.summary:
+                # A handler's name, CreateRun, as words.
+                operation.summary = re.sub(r"(?<=.)([A-Z])", lambda at: f" {at[1].lower()}", operation.summary)
+            keyed = operation.security is None
+            has_parameters, has_body = bool(operation.parameters), operation.request_body is not None
+            applies = {"400": has_parameters or has_body, "401": keyed, "404": has_parameters}
+            applies |= {"413": has_body, "422": has_body}
+            for status, meaning in PROBLEMS.items():
+                operation.responses.pop(status, None)
+                if applies[status]:
+                    operation.responses[status] = OpenAPIResponse(description=meaning, content=content)
+            operation.responses["default"] = OpenAPIResponse(description="Any other refusal.", content=content)

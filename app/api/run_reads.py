@@ -1,0 +1,227 @@
+"""Runs as the API shows them, and the read queries behind: live runs and history as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+from sqlalchemy import ColumnElement, Row, Select, Text, cast, null, select, tuple_, union_all
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from howdah.app.api.pagination import bad_cursor, decode_cursor, encode_cursor
+from howdah.sql.errors import UnknownRun
+from howdah.sql.tables import checkpoint, run, run_history
+
+LiveState = Literal["queued", "scheduled", "blocked", "waiting", "held", "running"]
+FinalState = Literal["succeeded", "failed", "cancelled"]
+RunState = LiveState | FinalState
+FINAL_STATES = ("succeeded", "failed", "cancelled")
+
+
+class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One execution of a task. `attempt` counts claims, `failures` those that failed. Times are UTC."""
+
+    id: str
+    tenant: str
+    queue: str
+    task: str
+    state: RunState
+    priority: int
+    session: str | None
+    attempt: int
+    failures: int
+    created_at: datetime
+    run_at: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class Run(RunSummary, frozen=True, kw_only=True):
+    """A run with its arguments and, once it is over, its output or error; all three are JSON."""
+
+    args: Any
+    output: Any = None
+    error: Any = None
+
+
+class RunPage(msgspec.Struct, frozen=True):
+    """Newest first; `next` is the cursor of the page after, null at the end."""
+
+    items: list[RunSummary]
+    next: str | None
+
+
+class Step(msgspec.Struct, frozen=True):
+    """A finished step. `repeats`: how often a later attempt finished it again, 0 unless something is wrong."""
+
+    step: str
+    attempt: int
+    started_at: datetime
+    finished_at: datetime
+    repeats: int
+    output: Any
+
+
+class StepPage(msgspec.Struct, frozen=True):
+    """In the order in which they finished; `next` is the cursor of the page after, null at the end."""
+
+    items: list[Step]
+    next: str | None
+
+
+def parse_run_id(text: str) -> int:
+    """A run's id from its text.
+
+    Raises
+    ------
+    UnknownRun
+        If no run can have it.
+    """
+    if text.isascii() and text.isdecimal() and len(text) <= 19 and int(text) < 1 << 63:
+        return int(text)
+    raise UnknownRun(f"run {text[:40]!r} is unknown: a run's id is a whole number")
+
+
+def created_at(run_id: int) -> datetime:
+    """The millisecond with which a run's id begins."""
+    return datetime.fromtimestamp((run_id >> 20) / 1000, UTC)
+
+
+async def find_runs(engine: AsyncEngine, tenant_id: str | None, runs: Sequence[int]) -> dict[int, Run]:
+    """Those of `runs` that exist, wherever they are; `tenant_id` None: any tenant's."""
+    if not runs:
+        return {}
+    live = _live(full=True).where(run.c.id.in_(runs))
+    history = _history(full=True).where(
+        run_history.c.id.in_(runs),
+        # Leaves out partitions that are older than the oldest of these runs.
+        run_history.c.finished_at >= created_at(min(runs)),
+    )
+    if tenant_id is not None:
+        live, history = live.where(run.c.tenant_id == tenant_id), history.where(run_history.c.tenant_id == tenant_id)
+    async with engine.connect() as connection:
+        rows = (await connection.execute(union_all(live, history))).all()
+    return {row.id: _full(row) for row in rows}
+
+
+async def find_run(engine: AsyncEngine, tenant_id: str | None, run_id: int) -> Run:
+    """One run.
+
+    Raises
+    ------
+    UnknownRun
+        If the tenant has none with this id.
+    """
+    found = await find_runs(engine, tenant_id, [run_id])
+    if run_id not in found:
+        raise UnknownRun(f"run {run_id} is unknown")
+    return found[run_id]
+
+
+async def list_runs(
+    engine: AsyncEngine, tenant_id: str | None, filters: dict[str, str | None], cursor: str | None, limit: int
+) -> RunPage:
+    """A page of runs, newest first. `filters` are wanted values of state, queue, task and session; None: any."""
+    wanted = {name: value for name, value in filters.items() if value is not None}
+    scope = f"runs of {tenant_id} {sorted(wanted.items())}"
+    position = decode_cursor(scope, cursor)
+    if position is not None and not position.isdecimal():
+        raise bad_cursor(cursor or "")
+    parts = []
+    for table, base in ((run, _live(full=False)), (run_history, _history(full=False))):
+        if "state" in wanted and (wanted["state"] in FINAL_STATES) != (table is run_history):
+            continue
+        columns = table.c
+        conditions: list[ColumnElement[bool]] = [
+            columns["session_id" if name == "session" else name] == value for name, value in wanted.items()
+        ]
+        if tenant_id is not None:
+            conditions.append(columns.tenant_id == tenant_id)
+        if position is not None:
+            conditions.append(columns.id < int(position))
+        # Each side ends after a page by itself, through its index on (tenant, id).
+        side = base.where(*conditions).order_by(columns.id.desc()).limit(limit + 1).subquery()
+        parts.append(select(side))
+    both = union_all(*parts).subquery()
+    async with engine.connect() as connection:
+        rows = (await connection.execute(select(both).order_by(both.c.id.desc()).limit(limit + 1))).all()
+    return RunPage(
+        [RunSummary(**_summary(row)) for row in rows[:limit]],
+        encode_cursor(scope, str(rows[limit - 1].id)) if len(rows) > limit else None,
+    )
+
+
+async def list_steps(
+    engine: AsyncEngine, tenant_id: str | None, run_id: int, cursor: str | None, limit: int
+) -> StepPage:
+    """A page of a run's finished steps."""
+    scope = f"steps of {run_id}"
+    position = decode_cursor(scope, cursor)
+    c = checkpoint.c
+    query = select(c.step, c.attempt, c.started_at, c.finished_at, c.repeats, cast(c.output, Text).label("output"))
+    query = query.where(c.run_id == run_id).order_by(c.finished_at, c.step).limit(limit + 1)
+    if tenant_id is not None:
+        query = query.where(c.tenant_id == tenant_id)
+    if position is not None:
+        time, _, step = position.partition(" ")
+        try:
+            after = datetime.fromisoformat(time)
+        except ValueError:
+            raise bad_cursor(cursor or "") from None
+        query = query.where(tuple_(c.finished_at, c.step) > tuple_(after, step))
+    async with engine.connect() as connection:
+        rows = (await connection.execute(query)).all()
+    steps = [
+        Step(row.step, row.attempt, row.started_at, row.finished_at, row.repeats, _raw(row.output))
+        for row in rows[:limit]
+    ]
+    last = steps[-1] if steps else None
+    more = encode_cursor(scope, f"{last.finished_at.isoformat()} {last.step}") if last and len(rows) > limit else None
+    return StepPage(steps, more)
+
+
+def _live(*, full: bool) -> Select[Any]:
+    c = run.c
+    columns: list[Any] = [c.id, c.tenant_id, c.queue, c.task, c.state, c.priority, c.session_id, c.attempt, c.failures]
+    columns += [c.run_at, c.claimed_at, null().label("finished_at")]
+    if full:
+        columns += [cast(c.args, Text).label("args"), cast(null(), Text).label("output"), cast(c.error, Text)]
+    return select(*columns)
+
+
+def _history(*, full: bool) -> Select[Any]:
+    c = run_history.c
+    columns: list[Any] = [c.id, c.tenant_id, c.queue, c.task, c.state, c.priority, c.session_id, c.attempt, c.failures]
+    columns += [null().label("run_at"), c.claimed_at, c.finished_at]
+    if full:
+        columns += [cast(c.args, Text).label("args"), cast(c.output, Text), cast(c.error, Text)]
+    return select(*columns)
+
+
+def _summary(row: Row[Any]) -> dict[str, Any]:
+    return {
+        "id": str(row.id),
+        "tenant": row.tenant_id,
+        "queue": row.queue,
+        "task": row.task,
+        "state": row.state,
+        "priority": row.priority,
+        "session": row.session_id,
+        "attempt": row.attempt,
+        "failures": row.failures,
+        "created_at": created_at(row.id),
+        "run_at": row.run_at,
+        "started_at": row.claimed_at,
+        "finished_at": row.finished_at,
+    }
+
+
+def _full(row: Row[Any]) -> Run:
+    return Run(**_summary(row), args=_raw(row.args), output=_raw(row.output), error=_raw(row.error))
+
+
+def _raw(text: str | None) -> msgspec.Raw | None:
+    """JSON text on its way out, as the database wrote it."""
+    return None if text is None else msgspec.Raw(text.encode())

@@ -1,0 +1,77 @@
+"""Running the API: uvicorn on uvloop and httptools, stopped in order by SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from types import FrameType
+
+import uvicorn
+from litestar import Litestar
+
+from howdah.app.api.application import create_app
+from howdah.app.composition import Resources
+from howdah.app.settings import Settings
+
+# Longer than usual load balancers keep an idle connection, so that they close it, not we.
+KEEP_ALIVE_SECONDS = 75
+BACKLOG = 2048
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server that lets waiting requests and streams go as soon as it is told to stop."""
+
+    def __init__(self, config: uvicorn.Config, app: Litestar) -> None:
+        super().__init__(config)
+        self.app = app
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        resources: Resources | None = self.app.state.get("resources")
+        if resources is not None and self._loop is not None:
+            # A signal may interrupt anything: what wakes tasks runs in the loop's next turn.
+            self._loop.call_soon_threadsafe(resources.begin_shutdown)
+
+
+def make_server(settings: Settings, database_url: str, port: int, *, fd: int | None = None) -> Server:
+    """A server that is ready to run on `port` (0: any free one), or on `fd`, a socket that listens already."""
+    app = create_app(settings, database_url)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=port,
+        fd=fd,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
+        log_level=settings.log_level,
+        access_log=False,
+        server_header=False,
+    )
+    return Server(config, app)
+
+
+def serve(settings: Settings, database_url: str, port: int, *, fd: int | None = None) -> None:
+    """Serve until SIGTERM or SIGINT: then nothing new is accepted, waiting requests are answered, streams end.
+
+    Raises
+    ------
+    SystemExit
+        With status 3 if it cannot start, such as on a database without the schema; the log tells why.
+    """
+    server = make_server(settings, database_url, port, fd=fd)
+    # Ctrl-C has done its work by the time uvicorn raises it again.
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        raise SystemExit(3)

@@ -1,0 +1,136 @@
+"""/v1/stream-tokens: what a browser's EventSource, which cannot send a key, carries in its URL.
+
+A token is `hst_<claims>.<HMAC-SHA256>`, both base64url; every process of the cell can check it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Controller, Request, post
+from litestar.datastructures import State
+
+from howdah.app.api.auth import CHALLENGE, Caller, authenticate
+from howdah.app.api.bodies import JsonBody
+from howdah.app.api.problems import Refused
+from howdah.app.api.sessions import read_session
+from howdah.app.composition import Resources
+
+PREFIX = "hst_"
+# A page that lives longer asks for another: a token in a URL ends up in logs.
+MAX_TTL_SECONDS = 3_600
+
+
+class NewStreamToken(msgspec.Struct, forbid_unknown_fields=True):
+    """A token to make; `ttl` in seconds, the installation's default if left out."""
+
+    session: Annotated[str, msgspec.Meta(min_length=1, max_length=128, examples=["case-7"])]
+    ttl: Annotated[int, msgspec.Meta(ge=1, le=MAX_TTL_SECONDS)] | None = None
+
+
+class StreamToken(msgspec.Struct):
+    """To be sent as `?token=` in a GET of the session's events, until `expires_at`."""
+
+    token: str
+    expires_at: datetime
+
+
+class _Claims(msgspec.Struct, array_like=True):
+    """Whose stream it is, and until when, in seconds since 1970."""
+
+    tenant_id: str
+    session_id: str
+    expires: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamReader:
+    """Who reads a stream; `session_id` is the only one that a token opens, None for a key."""
+
+    tenant_id: str
+    session_id: str | None
+
+    def check(self, session_id: str) -> None:
+        """Refuse, with 403, a token that was made for another session."""
+        if self.session_id is not None and self.session_id != session_id:
+            raise Refused(
+                403, "token-of-another-session", f"this token is for session {self.session_id!r}: make one for this"
+            )
+
+
+class StreamTokenController(Controller):
+    """Stream tokens."""
+
+    path = "/v1/stream-tokens"
+    tags = ("sessions",)
+
+    @post(dto=JsonBody[NewStreamToken])
+    async def create_stream_token(
+        self, data: NewStreamToken, caller: Caller, resources: Resources, state: State
+    ) -> StreamToken:
+        """Make a token that reads the events of one session and nothing else. It is not revoked, it expires."""
+        tenant_id = caller.tenant()
+        await read_session(resources, tenant_id, data.session)
+        expires = int(time.time()) + (data.ttl or resources.settings.stream_token_seconds)
+        claims = _Claims(tenant_id, data.session, expires)
+        return StreamToken(_sign(claims, await _secret(resources, state)), datetime.fromtimestamp(expires, UTC))
+
+
+async def authenticate_reader(request: Request[Any, Any, State], resources: Resources) -> StreamReader:
+    """Who reads a stream: by `?token=` if there is one, else by key.
+
+    Raises
+    ------
+    Refused
+        401 for a token that is forged or over; else as by a key.
+    """
+    token = request.query_params.get("token")
+    if token is None:
+        caller = await authenticate(request, resources)
+        return StreamReader(caller.tenant(), None)
+    claims = _verified(token, await _secret(resources, request.app.state))
+    return StreamReader(claims.tenant_id, claims.session_id)
+
+
+def _sign(claims: _Claims, secret: bytes) -> str:
+    body = urlsafe_b64encode(msgspec.json.encode(claims)).rstrip(b"=")
+    return f"{PREFIX}{body.decode()}.{_mac(body, secret)}"
+
+
+def _verified(token: str, secret: bytes) -> _Claims:
+    body, _, mac = token.removeprefix(PREFIX).partition(".")
+    data = body.encode("utf-8", "surrogateescape")
+    if not token.startswith(PREFIX) or not hmac.compare_digest(mac.encode(), _mac(data, secret).encode()):
+        raise _refused("token-wrong", "this stream token is not one of this installation")
+    claims = msgspec.json.decode(urlsafe_b64decode(body + "=" * (-len(body) % 4)), type=_Claims)
+    if claims.expires <= time.time():
+        ended = datetime.fromtimestamp(claims.expires, UTC).isoformat()
+        raise _refused("token-over", f"this stream token ended at {ended}: make another, by POST /v1/stream-tokens")
+    return claims
+
+
+def _mac(body: bytes, secret: bytes) -> str:
+    return urlsafe_b64encode(hmac.digest(secret, b"stream token " + body, "sha256")).rstrip(b"=").decode()
+
+
+def _refused(slug: str, detail: str) -> Refused:
+    return Refused(401, slug, detail, headers=CHALLENGE)
+
+
+async def _secret(resources: Resources, state: State) -> bytes:
+    """The setting, else the database's, which is asked for once a process."""
+    if resources.settings.stream_token_secret is not None:
+        return resources.settings.stream_token_secret.encode()
+    kept: bytes | None = state.get("stream_secret")
+    if kept is None:
+        async with resources.pool.connection() as connection:
+            row = await (await connection.execute("select secret from stream_secret()")).fetchone()
+        assert row is not None
+        kept = state["stream_secret"] = bytes(row[0])
+    return kept

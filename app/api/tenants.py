@@ -1,0 +1,169 @@
+"""`/v1/tenants` and their keys: for administrators."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+from litestar import Controller, Response, delete, get, post
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import Parameter
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from howdah.app.api.auth import require_admin
+from howdah.app.api.bodies import JsonBody
+from howdah.app.api.pagination import DEFAULT_LIMIT, Cursor, Limit, decode_cursor, encode_cursor
+from howdah.app.api.problems import Refused
+from howdah.app.composition import Resources
+from howdah.app.keys import new_api_key, store_key
+from howdah.sql.errors import UnknownTenant
+from howdah.sql.tables import api_key, tenant
+from howdah.sql.tenancy.calls import create_tenant, revoke_api_key
+
+TenantId = Annotated[str, Parameter(description="The tenant's id.", max_length=63)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+
+
+class NewTenant(msgspec.Struct, forbid_unknown_fields=True):
+    """A tenant to make; `name` left out: its id."""
+
+    id: Annotated[
+        str,
+        msgspec.Meta(
+            pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)",
+            description="Lower-case letters, digits and -, up to 63.",
+            examples=["acme"],
+        ),
+    ]
+    name: Name | None = None
+
+
+class Tenant(msgspec.Struct, frozen=True):
+    """A customer."""
+
+    id: str
+    name: str
+    created_at: datetime
+
+
+class TenantPage(msgspec.Struct, frozen=True):
+    """By id; `next` is the cursor of the page after, null at the end."""
+
+    items: list[Tenant]
+    next: str | None
+
+
+class NewKeyBody(msgspec.Struct, forbid_unknown_fields=True):
+    """What a key is for, to tell it from others later."""
+
+    name: Name = "key"
+
+
+class IssuedKey(msgspec.Struct, frozen=True):
+    """A new key; `key` is what its owner sends, and is shown this once."""
+
+    id: str
+    name: str
+    key: str
+
+
+class KeyEntry(msgspec.Struct, frozen=True):
+    """A key without its secret, which nobody can read again."""
+
+    id: str
+    name: str
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class KeyPage(msgspec.Struct, frozen=True):
+    """By id; `next` is the cursor of the page after, null at the end."""
+
+    items: list[KeyEntry]
+    next: str | None
+
+
+class TenantController(Controller):
+    """Tenants and their keys."""
+
+    path = "/v1/tenants"
+    tags = ("tenants",)
+    guards = (require_admin,)
+
+    @post(dto=JsonBody[NewTenant], responses={200: ResponseSpec(Tenant, description="It was there already")})
+    async def create_tenant(self, data: NewTenant, resources: Resources) -> Response[Tenant]:
+        """Make a tenant. One that exists is left as it is and answered with 200."""
+        async with resources.pool.connection() as connection:
+            created = await create_tenant(connection, data.id, data.name)
+        found = await _find_tenant(resources.engine, data.id)
+        return Response(found, status_code=201 if created else 200, headers={"Location": f"/v1/tenants/{data.id}"})
+
+    @get()
+    async def list_tenants(
+        self, resources: Resources, cursor: Cursor = None, limit: Limit = DEFAULT_LIMIT
+    ) -> TenantPage:
+        """List tenants by id."""
+        query = select(tenant).order_by(tenant.c.id).limit(limit + 1)
+        position = decode_cursor("tenants", cursor)
+        if position is not None:
+            query = query.where(tenant.c.id > position)
+        async with resources.engine.connect() as connection:
+            rows = (await connection.execute(query)).all()
+        more = encode_cursor("tenants", rows[limit - 1].id) if len(rows) > limit else None
+        return TenantPage([Tenant(row.id, row.name, row.created_at) for row in rows[:limit]], more)
+
+    @get("/{tenant_id:str}")
+    async def get_tenant(self, tenant_id: TenantId, resources: Resources) -> Tenant:
+        """Look up a tenant."""
+        return await _find_tenant(resources.engine, tenant_id)
+
+    @post("/{tenant_id:str}/keys", dto=JsonBody[NewKeyBody])
+    async def create_key(self, tenant_id: TenantId, data: NewKeyBody, resources: Resources) -> Response[IssuedKey]:
+        """Make a key for a tenant. The answer is the only place where its secret ever stands."""
+        key = new_api_key()
+        async with resources.pool.connection() as connection:
+            await store_key(connection, key, tenant_id, data.name)
+        headers = {"Location": f"/v1/tenants/{tenant_id}/keys/{key.id}", "Cache-Control": "no-store"}
+        return Response(IssuedKey(key.id, data.name, key.text), headers=headers)
+
+    @get("/{tenant_id:str}/keys")
+    async def list_keys(
+        self, tenant_id: TenantId, resources: Resources, cursor: Cursor = None, limit: Limit = DEFAULT_LIMIT
+    ) -> KeyPage:
+        """List a tenant's keys, the revoked ones too, without their secrets."""
+        await _find_tenant(resources.engine, tenant_id)
+        c = api_key.c
+        query = select(c.id, c.name, c.created_at, c.revoked_at).where(c.tenant_id == tenant_id)
+        query = query.order_by(c.id).limit(limit + 1)
+        scope = f"keys of {tenant_id}"
+        position = decode_cursor(scope, cursor)
+        if position is not None:
+            query = query.where(c.id > position)
+        async with resources.engine.connect() as connection:
+            rows = (await connection.execute(query)).all()
+        more = encode_cursor(scope, rows[limit - 1].id) if len(rows) > limit else None
+        return KeyPage([KeyEntry(row.id, row.name, row.created_at, row.revoked_at) for row in rows[:limit]], more)
+
+    @delete("/{tenant_id:str}/keys/{key_id:str}")
+    async def revoke_key(
+        self,
+        tenant_id: TenantId,
+        key_id: Annotated[str, Parameter(description="The key's id.", max_length=64)],
+        resources: Resources,
+    ) -> None:
+        """Revoke a key: it opens nothing here from now on, and nowhere after five seconds."""
+        async with resources.pool.connection() as connection:
+            revoked = await revoke_api_key(connection, tenant_id, key_id)
+        if not revoked:
+            raise Refused(404, "unknown-key", f"tenant {tenant_id!r} has no key {key_id!r}", title="Unknown key")
+        resources.keys.forget()
+
+
+async def _find_tenant(engine: AsyncEngine, tenant_id: str) -> Tenant:
+    async with engine.connect() as connection:
+        row = (await connection.execute(select(tenant).where(tenant.c.id == tenant_id))).one_or_none()
+    if row is None:
+        raise UnknownTenant(f"tenant {tenant_id!r} is unknown")
+    return Tenant(row.id, row.name, row.created_at)

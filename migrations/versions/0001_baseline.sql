@@ -1,0 +1,2190 @@
+create extension if not exists vector;
+create schema the_cell_ops;
+set local check_function_bodies = off;
+set local search_path = the_cell, public;
+create table tenant (
+    id text not null,
+    name text not null,
+    created_at timestamptz not null default now(),
+    constraint tenant_pkey primary key (id),
+    constraint tenant_id_check check (id ~ '^[a-z0-9][a-z0-9-]{0,62}$')
+);
+-- Stock procrastinate clients know no tenants: what they send belongs to this one.
+insert into tenant (id, name) values ('default', 'Default');
+
+-- A key is shown once; only its SHA-256 is kept. tenant_id null: an administrator's key.
+create table api_key (
+    id text not null,
+    tenant_id text,
+    name text not null,
+    secret_sha256 bytea not null,
+    created_at timestamptz not null default now(),
+    revoked_at timestamptz,
+    constraint api_key_pkey primary key (id),
+    constraint api_key_tenant_fkey foreign key (tenant_id) references tenant (id) on delete cascade
+);
+create index api_key_tenant_idx on api_key (tenant_id);
+
+create table secret (
+    name text not null,
+    value bytea not null,
+    constraint secret_pkey primary key (name)
+);
+
+-- Stores a key by the hash of its secret, made by the caller, who alone ever sees the secret.
+create function create_api_key(p_id text, p_tenant text, p_name text, p_secret_sha256 bytea) returns table (id text)
+language plpgsql
+as $$
+#variable_conflict use_column
+begin
+    if p_tenant is not null and not exists (select from tenant as t where t.id = p_tenant) then
+        raise exception 'tenant % is unknown', quote_literal(p_tenant) using errcode = 'HW009';
+    end if;
+    insert into api_key (id, tenant_id, name, secret_sha256, created_at)
+    values (p_id, p_tenant, p_name, p_secret_sha256, engine_now());
+    return query select p_id;
+end
+$$;
+
+-- Makes a tenant; one that exists is left as it is: created is then false.
+create function create_tenant(p_tenant text, p_name text default null) returns table (created boolean)
+language plpgsql
+as $$
+begin
+    insert into tenant (id, name, created_at) values (p_tenant, coalesce(p_name, p_tenant), engine_now())
+    on conflict do nothing;
+    return query select found;
+end
+$$;
+
+-- Whose key this is; no row when it is unknown, revoked, or its secret is another.
+create function find_api_key(p_id text, p_secret_sha256 bytea) returns table (tenant_id text, admin boolean)
+language sql stable
+as $$
+    select k.tenant_id, k.tenant_id is null
+    from api_key as k
+    where k.id = p_id and k.secret_sha256 = p_secret_sha256 and k.revoked_at is null
+$$;
+
+-- A revoked key opens nothing from its next use. p_tenant null: any tenant's.
+create function revoke_api_key(p_tenant text, p_id text) returns table (revoked boolean)
+language plpgsql
+as $$
+begin
+    update api_key as k set revoked_at = coalesce(k.revoked_at, engine_now())
+    where k.id = p_id and (p_tenant is null or k.tenant_id = p_tenant);
+    return query select found;
+end
+$$;
+
+-- The key that signs stream tokens, the same for all processes of the cell; made at its first use.
+create function stream_secret() returns table (secret bytea)
+language plpgsql
+as $$
+#variable_conflict use_column
+begin
+    insert into secret (name, value) values ('stream', uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()))
+    on conflict do nothing;
+    return query select s.value from secret as s where s.name = 'stream';
+end
+$$;
+
+-- A run's id begins with its millisecond, so that ids are small, sort by time and bound partitions.
+create sequence run_id_seq as bigint minvalue 0 maxvalue 1048575 cycle cache 64;
+
+create table queue (
+    name text not null,
+    created_at timestamptz not null default now(),
+    constraint queue_pkey primary key (name),
+    constraint queue_name_check check (name ~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$')
+);
+
+-- What workers say they can run; the API reads names and argument schemas here, so both deploy apart.
+create table task (
+    name text not null,
+    kind text not null,
+    queue text not null,
+    args_schema jsonb not null,
+    description text not null default '',
+    updated_at timestamptz not null default now(),
+    constraint task_pkey primary key (name),
+    constraint task_kind_check check (kind in ('task', 'workflow'))
+);
+
+create table worker (
+    id bigint generated always as identity,
+    name text not null,
+    queues text[] not null,
+    started_at timestamptz not null default now(),
+    heartbeat_at timestamptz not null default now(),
+    constraint worker_pkey primary key (id)
+) with (fillfactor = 50);
+
+-- Live runs only: a finished run moves to run_history, so this table and its indexes stay small and hot.
+-- The key is the id alone: psql and stock procrastinate clients address a run without naming its tenant,
+-- and an ever-growing key keeps inserts on one index page.
+create table run (
+    id bigint not null,
+    tenant_id text not null,
+    queue text not null,
+    task text not null,
+    state text not null,
+    priority integer not null default 0,
+    session_id text,
+    unique_key text,
+    args jsonb not null,
+    run_at timestamptz,
+    attempt integer not null default 0,
+    failures integer not null default 0,
+    deaths integer not null default 0,
+    worker_id bigint,
+    claimed_at timestamptz,
+    cancel_requested boolean not null default false,
+    error jsonb,
+    constraint run_pkey primary key (id),
+    constraint run_args_check check (jsonb_typeof(args) = 'object'),
+    constraint run_state_check check (
+        state in ('queued', 'scheduled', 'blocked', 'waiting', 'held', 'running')),
+    constraint run_running_check check ((state = 'running') = (claimed_at is not null))
+) with (
+    fillfactor = 80,
+    autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
+    autovacuum_analyze_scale_factor = 0.1, autovacuum_vacuum_cost_delay = 0
+);
+-- The ready index: what a claim reads, lane by lane, in the order in which runs start.
+create index run_ready_idx on run (queue, tenant_id, priority desc, id) where state = 'queued';
+create index run_due_idx on run (run_at) where state = 'scheduled';
+create index run_worker_idx on run (worker_id) where state = 'running';
+create unique index run_unique_key_idx on run (tenant_id, unique_key)
+    where unique_key is not null and state in ('queued', 'scheduled', 'blocked');
+create index run_tenant_idx on run (tenant_id, id);
+
+-- One row for each (queue, tenant) with queued work. Claims order lanes by virtual time, which is in no
+-- unique index, so that advancing it never waits for a concurrent enqueue.
+create table lane (
+    queue text not null,
+    tenant_id text not null,
+    virtual_time double precision not null,
+    constraint lane_pkey primary key (queue, tenant_id)
+) with (
+    fillfactor = 50,
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_cost_delay = 0
+);
+create index lane_claim_idx on lane (queue, virtual_time);
+
+create table run_history (
+    id bigint not null,
+    tenant_id text not null,
+    queue text not null,
+    task text not null,
+    state text not null,
+    priority integer not null,
+    session_id text,
+    args jsonb not null,
+    attempt integer not null,
+    failures integer not null,
+    deaths integer not null,
+    worker_id bigint,
+    claimed_at timestamptz,
+    finished_at timestamptz not null,
+    output jsonb,
+    error jsonb,
+    constraint run_history_pkey primary key (id, finished_at),
+    constraint run_history_state_check check (state in ('succeeded', 'failed', 'cancelled'))
+) partition by range (finished_at);
+create index run_history_tenant_idx on run_history (tenant_id, id);
+-- A finish must never fail for want of a partition: days that nobody prepared land here.
+create table run_history_default partition of run_history default;
+
+create table idempotency_key (
+    tenant_id text not null,
+    key text not null,
+    fingerprint text not null,
+    run_id bigint not null,
+    created_at timestamptz not null default now(),
+    constraint idempotency_key_pkey primary key (tenant_id, key)
+);
+
+-- The engine locks, then reads again in a new statement; under a fixed snapshot that second read would be blind.
+create function assert_read_committed() returns void
+language plpgsql
+as $$
+begin
+    if current_setting('transaction_isolation') <> 'read committed' then
+        raise exception 'the transaction is %, the engine needs read committed', current_setting('transaction_isolation')
+            using errcode = 'HW008', hint = 'begin the transaction with: begin isolation level read committed';
+    end if;
+end
+$$;
+
+-- Cancels runs: at once where they are not running, else by asking their worker.
+-- p_tenant null: any tenant's (operators). status: cancelled | requested | finished | unknown.
+create function cancel_runs(p_tenant text, p_runs bigint[], p_reason text default 'cancelled', p_notify boolean default true)
+returns table (run_id bigint, status text)
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_idle bigint[];
+    v_running bigint[];
+begin
+    perform assert_read_committed();
+    select array_agg(l.id) filter (where l.state <> 'running'), array_agg(l.id) filter (where l.state = 'running')
+    into v_idle, v_running
+    from (
+        select r.id, r.state from run as r
+        where r.id = any (p_runs) and (p_tenant is null or r.tenant_id = p_tenant)
+        order by r.id for no key update
+    ) as l;
+    if v_idle is not null then
+        perform finish_runs(
+            v_idle, array_fill('cancelled'::text, array[cardinality(v_idle)]), null,
+            array_fill(jsonb_build_object('type', 'Cancelled', 'message', p_reason), array[cardinality(v_idle)]));
+    end if;
+    update run as r set cancel_requested = true where r.id = any (v_running);
+    if p_notify and v_running is not null then
+        perform pg_notify(current_schema() || '.cancels', '');
+    end if;
+    return query
+    select i.id,
+           case when i.id = any (v_idle) then 'cancelled'
+                when i.id = any (v_running) then 'requested'
+                when exists (select from run_history as h
+                             where h.id = i.id and h.finished_at >= run_created_at(i.id)
+                               and (p_tenant is null or h.tenant_id = p_tenant)) then 'finished'
+                else 'unknown' end
+    from unnest(p_runs) as i(id);
+end
+$$;
+
+-- Claims up to p_limit queued runs for a worker, fairly among tenants: all there is to know about claiming.
+-- A claim locks the few lanes with the least virtual time, takes the head runs of each in order of priority, then age,
+-- and advances each lane by what it took: weighted fair queueing in which workers never wait for one another.
+-- It goes round until it is full: one lane alone must give the full speed, and lanes found empty make way for others.
+--   p_tasks  only runs of these tasks; null: any
+-- An attempt's number is its fencing token: every later write must show it.
+-- A worker that its peers have given up is refused: a run claimed in its name would belong to nobody.
+-- A uniqueness key holds while queued, so it is given up here: kept, a run that comes back could collide with the next
+-- one that took it meanwhile, and stop the rescue of its neighbours.
+create function claim_runs(
+    p_worker bigint,
+    p_queues text[],
+    p_limit integer,
+    p_tasks text[] default null
+) returns table (run_id bigint, tenant_id text, queue text, task text, args text,
+                 attempt integer, failures integer, session_id text)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    c_lanes constant integer := 64;   -- lanes locked a round: enough to be fair, few enough to leave others some
+    c_rounds constant integer := 16;  -- bounds one call when most lanes turn out empty
+    v_now timestamptz := engine_now();
+    v_left integer := p_limit;
+    v_taken integer;
+    v_queue text;
+begin
+    perform assert_read_committed();
+    perform from worker as w where w.id = p_worker for key share;
+    if not found then
+        raise exception 'worker % is not registered, or its peers have given it up', p_worker
+            using errcode = 'HW001', hint = 'register again: select * from register_worker(...)';
+    end if;
+    foreach v_queue in array p_queues loop
+        for v_round in 1..c_rounds loop
+            exit when v_left <= 0;
+            return query
+            with lanes as materialized (
+                select l.tenant_id
+                from lane as l
+                where l.queue = v_queue
+                order by l.virtual_time
+                limit c_lanes
+                for no key update skip locked
+            ),
+            share as materialized (
+                select ceil(v_left::numeric / greatest(count(*), 1))::integer as runs from lanes
+            ),
+            heads as materialized (
+                select h.id, l.tenant_id
+                from lanes as l
+                cross join share as s
+                cross join lateral (
+                    select r.id
+                    from run as r
+                    where r.queue = v_queue and r.tenant_id = l.tenant_id and r.state = 'queued'
+                      and (p_tasks is null or r.task = any (p_tasks))
+                    order by r.priority desc, r.id
+                    limit s.runs
+                    for no key update skip locked
+                ) as h
+                limit v_left
+            ),
+            claimed as (
+                update run as r
+                set state = 'running', attempt = r.attempt + 1, worker_id = p_worker, claimed_at = v_now, run_at = null,
+                    unique_key = null
+                from heads as h
+                where r.id = h.id
+                returning r.id, r.tenant_id, r.queue, r.task, r.args::text, r.attempt, r.failures, r.session_id
+            ),
+            advanced as (
+                update lane as l
+                set virtual_time = l.virtual_time + c.runs
+                from (select h.tenant_id, count(*) as runs from heads as h group by h.tenant_id) as c
+                where l.queue = v_queue and l.tenant_id = c.tenant_id
+            )
+            select * from claimed;
+            get diagnostics v_taken = row_count;
+            v_left := v_left - v_taken;
+            exit when v_left <= 0;
+            if remove_empty_lanes(v_queue, c_lanes) = 0 and v_taken = 0 then
+                exit;
+            end if;
+        end loop;
+    end loop;
+end
+$$;
+
+-- The engine's clock. Tests move it with `set howdah.now = '…'`, so that no test sleeps to see an hour pass.
+create function engine_now() returns timestamptz
+language sql volatile
+as $$
+    select coalesce(nullif(current_setting('howdah.now', true), '')::timestamptz, clock_timestamp())
+$$;
+
+-- One run, for psql and for other languages: select * from enqueue_run('acme', 'invoice.send', '{"id": 7}');
+create function enqueue_run(
+    p_tenant text,
+    p_task text,
+    p_args jsonb default '{}',
+    p_queue text default null,
+    p_priority integer default 0,
+    p_run_at timestamptz default null,
+    p_session text default null,
+    p_key text default null,
+    p_unique text default null,
+    p_notify boolean default true
+) returns table (run_id bigint, status text)
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_id bigint;
+    v_status text;
+begin
+    select e.run_id, e.status into v_id, v_status
+    from enqueue_runs(array[p_tenant], array[p_task], array[p_args::text], array[p_queue], array[p_priority],
+                      array[p_run_at], array[p_session], array[p_key], array[p_unique], p_notify) as e;
+    case v_status
+        when 'unknown_tenant' then
+            raise exception 'tenant % is unknown', quote_literal(p_tenant)
+                using errcode = 'HW009', hint = 'create it first: select * from create_tenant(...)';
+        when 'conflict' then
+            raise exception 'idempotency key % was used for another task or other arguments', quote_literal(p_key)
+                using errcode = 'HW003', hint = 'use a new key for a new request';
+        when 'not_unique' then
+            raise exception 'a run with the uniqueness key % is already queued', quote_literal(p_unique)
+                using errcode = 'HW005', hint = 'wait until it starts, or leave the key out';
+        else
+            return query select v_id, v_status;
+    end case;
+end
+$$;
+
+-- Enqueues a batch of runs, one an array position, and answers in the same positions.
+--   p_args       JSON objects as text, up to 1 MiB each
+--   p_queues     null: the queue that the task's workers registered, else 'default'
+--   p_run_ats    null: now; a later time makes the run 'scheduled'
+--   p_keys       idempotency keys, unique per tenant; null: none
+--   p_unique     uniqueness keys while queued (procrastinate's queueing lock); null: none
+-- status: created | existing (same key, same task and arguments: its run is returned)
+--         | conflict (same key, other task or arguments) | not_unique | unknown_tenant; a bad item fails alone.
+create function enqueue_runs(
+    p_tenants text[],
+    p_tasks text[],
+    p_args text[],
+    p_queues text[] default null,
+    p_priorities integer[] default null,
+    p_run_ats timestamptz[] default null,
+    p_sessions text[] default null,
+    p_keys text[] default null,
+    p_unique text[] default null,
+    p_notify boolean default true
+) returns table (ord bigint, run_id bigint, status text)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := engine_now();
+    v_ids bigint[];
+    v_queues text[];
+    v_status text[];
+    v_new_queues text[];
+    v_new_tenants text[];
+begin
+    perform assert_read_committed();
+
+    select array_agg(next_run_id() order by i.ord),
+           array_agg(coalesce(i.queue, t.queue, 'default') order by i.ord),
+           array_agg(case when tn.id is null then 'unknown_tenant' else 'created' end order by i.ord)
+    into v_ids, v_queues, v_status
+    from unnest(p_tenants, p_tasks, p_queues) with ordinality as i(tenant, task, queue, ord)
+    left join task as t on t.name = i.task
+    left join tenant as tn on tn.id = i.tenant;
+    -- Ids in the order given, whatever order the rows were numbered in.
+    select array_agg(id order by id) into v_ids from unnest(v_ids) as id;
+
+    if exists (select from unnest(p_keys) as k where k is not null) then
+        insert into idempotency_key as k (tenant_id, key, fingerprint, run_id, created_at)
+        select distinct on (i.tenant, i.key) i.tenant, i.key, md5(i.task || chr(10) || i.args::jsonb), i.id, v_now
+        from unnest(p_tenants, p_tasks, p_args, p_keys, v_ids, v_status) with ordinality
+            as i(tenant, task, args, key, id, status, ord)
+        where i.key is not null and i.status = 'created'
+        order by i.tenant, i.key, i.ord
+        on conflict do nothing;
+
+        select array_agg(case when k.run_id is null or k.run_id = i.id then i.id else k.run_id end order by i.ord),
+               array_agg(case when k.run_id is null or k.run_id = i.id then i.status
+                              when k.fingerprint = md5(i.task || chr(10) || i.args::jsonb) then 'existing'
+                              else 'conflict' end order by i.ord)
+        into v_ids, v_status
+        from unnest(p_tenants, p_tasks, p_args, p_keys, v_ids, v_status) with ordinality
+            as i(tenant, task, args, key, id, status, ord)
+        left join idempotency_key as k on k.tenant_id = i.tenant and k.key = i.key and i.key is not null;
+    end if;
+
+    insert into queue (name)
+    select distinct q from unnest(v_queues, v_status) as i(q, status)
+    where i.status = 'created' and not exists (select from queue where name = i.q)
+    order by q
+    on conflict do nothing;
+
+    with inserted as (
+        insert into run (id, tenant_id, queue, task, state, priority, session_id, unique_key, args, run_at)
+        select i.id, i.tenant, i.queue, i.task,
+               case when i.run_at > v_now then 'scheduled' else 'queued' end,
+               coalesce(i.priority, 0), i.session, i.unique_key, i.args::jsonb, i.run_at
+        from unnest(v_ids, p_tenants, v_queues, p_tasks, p_priorities, p_sessions, p_unique, p_args, p_run_ats, v_status)
+            with ordinality as i(id, tenant, queue, task, priority, session, unique_key, args, run_at, status, ord)
+        where i.status = 'created'
+        order by i.tenant, i.unique_key, i.ord
+        on conflict (tenant_id, unique_key)
+            where unique_key is not null and state in ('queued', 'scheduled', 'blocked') do nothing
+        returning id, queue, tenant_id, state
+    )
+    select array_agg(queue) filter (where state = 'queued'), array_agg(tenant_id) filter (where state = 'queued')
+    into v_new_queues, v_new_tenants
+    from inserted;
+
+    if exists (select from unnest(p_unique) as u where u is not null) then
+        select array_agg(case when i.status = 'created' and i.unique_key is not null
+                                   and not exists (select from run as r where r.id = i.id)
+                              then 'not_unique' else i.status end order by i.ord)
+        into v_status
+        from unnest(v_ids, p_unique, v_status) with ordinality as i(id, unique_key, status, ord);
+        delete from idempotency_key as k
+        using unnest(p_tenants, p_keys, v_ids, v_status) as i(tenant, key, id, status)
+        where i.status = 'not_unique' and k.tenant_id = i.tenant and k.key = i.key and k.run_id = i.id;
+    end if;
+
+    if v_new_queues is not null then
+        perform hold_lanes(v_new_queues, v_new_tenants);
+        if p_notify then
+            perform notify_queues(v_new_queues);
+        end if;
+    end if;
+
+    return query
+    select i.ord, case when i.status in ('created', 'existing') then i.id end, i.status
+    from unnest(v_ids, v_status) with ordinality as i(id, status, ord)
+    order by i.ord;
+end
+$$;
+
+-- Moves live runs to history in their final state. The caller holds their row locks and has checked their attempts.
+-- Nothing finishes before the millisecond in its id: lookups bound history by it, also where a clock stepped back.
+create function finish_runs(p_runs bigint[], p_states text[], p_outputs jsonb[], p_errors jsonb[]) returns void
+language sql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+    with final as (
+        select i.id, i.state, i.output, i.error
+        from unnest(p_runs, p_states, p_outputs, p_errors) as i(id, state, output, error)
+    ),
+    gone as (
+        delete from run as r using final as f where r.id = f.id
+        returning r.id, r.tenant_id, r.queue, r.task, f.state, r.priority, r.session_id, r.args, r.attempt,
+                  r.failures + (f.state = 'failed')::integer as failures, r.deaths, r.worker_id, r.claimed_at,
+                  f.output, coalesce(f.error, r.error) as error
+    )
+    insert into run_history (id, tenant_id, queue, task, state, priority, session_id, args, attempt, failures, deaths,
+                             worker_id, claimed_at, finished_at, output, error)
+    select g.id, g.tenant_id, g.queue, g.task, g.state, g.priority, g.session_id, g.args, g.attempt, g.failures,
+           g.deaths, g.worker_id, g.claimed_at, greatest(engine_now(), run_created_at(g.id)), g.output, g.error
+    from gone as g;
+$$;
+
+-- The least id that a run enqueued on this day (UTC) can have: a partition's bound.
+create function first_run_id(p_day date) returns bigint
+language sql immutable parallel safe
+as $$
+    select (extract(epoch from p_day::timestamp)::bigint * 1000) << 20
+$$;
+
+-- A worker says that it lives. alive is false when its peers have given it up: all its attempts are then stale.
+-- cancelled: its running runs that somebody asked to cancel.
+create function heartbeat(p_worker bigint) returns table (alive boolean, cancelled bigint[])
+language plpgsql
+as $$
+declare
+    v_alive boolean;
+begin
+    update worker set heartbeat_at = engine_now() where id = p_worker;
+    v_alive := found;
+    return query
+    select v_alive,
+           coalesce((select array_agg(r.id) from run as r
+                     where r.worker_id = p_worker and r.state = 'running' and r.cancel_requested), '{}');
+end
+$$;
+
+-- Makes sure that each (queue, tenant) has a lane and that nobody removes it before this transaction ends.
+-- A plain `do nothing` lost runs to a concurrent removal; `do update` would hide a tenant behind an open transaction:
+-- so insert, then take a key share on what is there, and again if it went away in between.
+create function hold_lanes(p_queues text[], p_tenants text[]) returns void
+language plpgsql
+as $$
+declare
+    v_wanted integer;
+    v_held integer;
+begin
+    select count(*) into v_wanted
+    from (select distinct q, t from unnest(p_queues, p_tenants) as w(q, t)) as w;
+    loop
+        insert into lane (queue, tenant_id, virtual_time)
+        select w.q, w.t,
+               coalesce((select min(l.virtual_time) from lane as l where l.queue = w.q), 0)
+        from (select distinct q, t from unnest(p_queues, p_tenants) as w(q, t)) as w
+        where not exists (select from lane as l where l.queue = w.q and l.tenant_id = w.t)
+        order by w.q, w.t
+        on conflict do nothing;
+
+        select count(*) into v_held
+        from (
+            select from lane as l
+            join (select distinct q, t from unnest(p_queues, p_tenants) as w(q, t)) as w
+                on l.queue = w.q and l.tenant_id = w.t
+            order by l.queue, l.tenant_id
+            for key share of l
+        ) as held;
+        exit when v_held = v_wanted;
+    end loop;
+end
+$$;
+
+-- 43 bits of Unix milliseconds (until the year 2248), then 20 bits of sequence: a million ids a millisecond.
+create function next_run_id() returns bigint
+language sql volatile
+as $$
+    select ((extract(epoch from clock_timestamp()) * 1000)::bigint << 20) | nextval('run_id_seq')
+$$;
+
+-- Tells listening workers that these queues have work: a hint, never the truth.
+create function notify_queues(p_queues text[]) returns void
+language sql
+as $$
+    select pg_notify(current_schema() || '.runs', q)
+    from (select distinct q from unnest(p_queues) as q) as d
+$$;
+
+-- Makes the day partitions of history and checkpoints from today to p_days ahead. Called by maintenance, any number
+-- of times. A partition is built apart and attached, so that it never waits behind a long read of its parent.
+-- A day that came before its partition has rows in the default one already: it stays there, and the others go on.
+create function prepare_partitions(p_days integer default 7) returns table (created text)
+language plpgsql
+as $$
+declare
+    v_day date;
+    v_next date;
+    v_parent text;
+    v_name text;
+    v_from text;
+    v_to text;
+begin
+    -- One preparer at a time; the others would only collide on names.
+    perform pg_advisory_xact_lock(hashtextextended(current_schema() || '.partitions', 0));
+    for v_day in select d::date from generate_series(engine_now() at time zone 'utc', (engine_now() at time zone 'utc')
+                                                     + make_interval(days => p_days), interval '1 day') as d loop
+        v_next := v_day + 1;
+        for v_parent, v_from, v_to in values
+            ('run_history', (v_day::timestamp at time zone 'utc')::text, (v_next::timestamp at time zone 'utc')::text),
+            ('checkpoint', first_run_id(v_day)::text, first_run_id(v_next)::text)
+        loop
+            v_name := v_parent || to_char(v_day, '_YYYYMMDD');
+            continue when to_regclass(v_name) is not null;
+            begin
+                execute format('create table %I (like %I including defaults including constraints)', v_name, v_parent);
+                execute format('alter table %I attach partition %I for values from (%L) to (%L)',
+                               v_parent, v_name, v_from, v_to);
+                created := v_name;
+                return next;
+            exception when check_violation then
+                raise warning 'the day % of % stays in its default partition, which has rows of it', v_day, v_parent;
+            end;
+        end loop;
+    end loop;
+end
+$$;
+
+-- Workers write what they can run: name, kind, queue, JSON schema of the arguments, one line of description.
+create function register_tasks(p_names text[], p_kinds text[], p_queues text[], p_schemas text[], p_descriptions text[])
+returns void
+language sql
+as $$
+    insert into queue (name)
+    select distinct q from unnest(p_queues) as q order by q
+    on conflict do nothing;
+
+    insert into task as t (name, kind, queue, args_schema, description, updated_at)
+    select i.name, i.kind, i.queue, i.args_schema::jsonb, i.description, engine_now()
+    from unnest(p_names, p_kinds, p_queues, p_schemas, p_descriptions) as i(name, kind, queue, args_schema, description)
+    order by i.name
+    on conflict (name) do update
+    set kind = excluded.kind, queue = excluded.queue, args_schema = excluded.args_schema,
+        description = excluded.description, updated_at = excluded.updated_at
+    where (t.kind, t.queue, t.args_schema, t.description)
+        is distinct from (excluded.kind, excluded.queue, excluded.args_schema, excluded.description);
+$$;
+
+-- A worker announces itself; its id goes into every claim.
+create function register_worker(p_name text, p_queues text[]) returns table (worker_id bigint)
+language sql
+as $$
+    insert into worker (name, queues, started_at, heartbeat_at)
+    values (p_name, p_queues, engine_now(), engine_now())
+    returning id
+$$;
+
+-- Removes lanes of one queue that have no queued run; of those with the least virtual time, p_limit at most,
+-- for these are what claims meet first. Returns how many went.
+-- The second statement is the recheck: a run committed before the lock was taken is visible to it.
+create function remove_empty_lanes(p_queue text, p_limit integer default 64) returns integer
+language plpgsql
+as $$
+declare
+    v_tenants text[];
+    v_removed integer;
+begin
+    select array_agg(e.tenant_id) into v_tenants
+    from (
+        select l.tenant_id
+        from lane as l
+        where l.queue = p_queue
+          and not exists (
+              select from run as r
+              where r.queue = l.queue and r.tenant_id = l.tenant_id and r.state = 'queued')
+        order by l.virtual_time
+        limit p_limit
+        for update of l skip locked
+    ) as e;
+    if v_tenants is null then
+        return 0;
+    end if;
+    delete from lane as l
+    where l.queue = p_queue and l.tenant_id = any (v_tenants)
+      and not exists (
+          select from run as r
+          where r.queue = l.queue and r.tenant_id = l.tenant_id and r.state = 'queued');
+    get diagnostics v_removed = row_count;
+    return v_removed;
+end
+$$;
+
+-- Brings failed and cancelled runs back to their queue. Checkpoints stay, so a workflow goes on from its last
+-- finished step; the attempt number goes on too, so no writer of an older attempt can come back to life.
+-- p_tenant null: any tenant's (operators). status: requeued | live (not finished) | succeeded | unknown.
+create function requeue_runs(p_tenant text, p_runs bigint[], p_notify boolean default true)
+returns table (run_id bigint, status text)
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_back bigint[];
+    v_queues text[];
+    v_tenants text[];
+    v_oldest timestamptz := (select run_created_at(min(i)) from unnest(p_runs) as i);
+begin
+    perform assert_read_committed();
+    with back as (
+        delete from run_history as h
+        where h.id = any (p_runs) and h.finished_at >= v_oldest and h.state in ('failed', 'cancelled')
+          and (p_tenant is null or h.tenant_id = p_tenant)
+        returning h.*
+    ),
+    live as (
+        insert into run (id, tenant_id, queue, task, state, priority, session_id, args, attempt, error)
+        select b.id, b.tenant_id, b.queue, b.task, 'queued', b.priority, b.session_id, b.args, b.attempt, b.error
+        from back as b
+        returning id, queue, tenant_id
+    )
+    select array_agg(l.id), array_agg(l.queue), array_agg(l.tenant_id) into v_back, v_queues, v_tenants from live as l;
+    if v_back is not null then
+        perform hold_lanes(v_queues, v_tenants);
+        if p_notify then
+            perform notify_queues(v_queues);
+        end if;
+    end if;
+    return query
+    select i.id,
+           case when i.id = any (v_back) then 'requeued'
+                when exists (select from run as r
+                             where r.id = i.id and (p_tenant is null or r.tenant_id = p_tenant)) then 'live'
+                when exists (select from run_history as h
+                             where h.id = i.id and h.finished_at >= v_oldest
+                               and (p_tenant is null or h.tenant_id = p_tenant)) then 'succeeded'
+                else 'unknown' end
+    from unnest(p_runs) as i(id);
+end
+$$;
+
+-- Takes the running runs away from these workers and queues them again, p_limit at most, from their last checkpoint.
+-- Returns how many.
+create function requeue_workers_runs(p_workers bigint[], p_limit integer, p_notify boolean) returns integer
+language plpgsql
+as $$
+declare
+    v_queues text[];
+    v_tenants text[];
+begin
+    with lost as (
+        select r.id from run as r
+        where r.worker_id = any (p_workers) and r.state = 'running'
+        order by r.id
+        limit p_limit
+        for no key update skip locked
+    ),
+    requeued as (
+        update run as r
+        set state = 'queued', worker_id = null, claimed_at = null, deaths = r.deaths + 1
+        from lost as l where r.id = l.id
+        returning r.queue, r.tenant_id
+    )
+    select array_agg(q.queue), array_agg(q.tenant_id) into v_queues, v_tenants from requeued as q;
+    if v_queues is null then
+        return 0;
+    end if;
+    perform hold_lanes(v_queues, v_tenants);
+    if p_notify then
+        perform notify_queues(v_queues);
+    end if;
+    return cardinality(v_queues);
+end
+$$;
+
+-- Finds workers whose heartbeat is older than p_stale and gives their runs back to the queue. Any peer may call it.
+-- A worker that was only asleep finds its row gone and every write of its old attempts refused.
+create function rescue_runs(p_stale interval, p_limit integer default 10000, p_notify boolean default true)
+returns table (workers integer, runs integer)
+language plpgsql
+as $$
+declare
+    v_workers bigint[];
+    v_runs integer;
+begin
+    perform assert_read_committed();
+    select array_agg(s.id) into v_workers
+    from (
+        select w.id from worker as w
+        where w.heartbeat_at < engine_now() - p_stale
+        order by w.id
+        for update skip locked
+    ) as s;
+    if v_workers is null then
+        return query select 0, 0;
+        return;
+    end if;
+    v_runs := requeue_workers_runs(v_workers, p_limit, p_notify);
+    -- A worker's row goes last: while it stays, the next call finds what this one's limit left over.
+    delete from worker as w
+    where w.id = any (v_workers)
+      and not exists (select from run as r where r.worker_id = w.id and r.state = 'running');
+    return query select cardinality(v_workers), v_runs;
+end
+$$;
+
+-- The millisecond a run was enqueued, read from its id.
+create function run_created_at(p_id bigint) returns timestamptz
+language sql immutable parallel safe
+as $$
+    select to_timestamp((p_id >> 20) / 1000.0)
+$$;
+
+-- A worker leaves in order: what it could not finish goes back to the queue at once, without counting a death.
+create function unregister_worker(p_worker bigint, p_notify boolean default true) returns table (released integer)
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_queues text[];
+    v_tenants text[];
+begin
+    perform assert_read_committed();
+    with released as (
+        update run as r
+        set state = 'queued', worker_id = null, claimed_at = null
+        where r.id in (select o.id from run as o
+                       where o.worker_id = p_worker and o.state = 'running' order by o.id for no key update)
+        returning r.queue, r.tenant_id
+    )
+    select array_agg(q.queue), array_agg(q.tenant_id) into v_queues, v_tenants from released as q;
+    if v_queues is not null then
+        perform hold_lanes(v_queues, v_tenants);
+        if p_notify then
+            perform notify_queues(v_queues);
+        end if;
+    end if;
+    delete from worker where id = p_worker;
+    return query select coalesce(cardinality(v_queues), 0);
+end
+$$;
+
+-- Queues scheduled runs whose time has come, p_limit at most. Answers how many, and when the next one is due.
+create function wake_due_runs(p_limit integer default 1000, p_notify boolean default true)
+returns table (woken integer, next_at timestamptz)
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := engine_now();
+    v_queues text[];
+    v_tenants text[];
+begin
+    perform assert_read_committed();
+    with due as (
+        select r.id from run as r
+        where r.state = 'scheduled' and r.run_at <= v_now
+        order by r.run_at
+        limit p_limit
+        for no key update skip locked
+    ),
+    woken as (
+        update run as r set state = 'queued' from due as d where r.id = d.id
+        returning r.queue, r.tenant_id
+    )
+    select array_agg(w.queue), array_agg(w.tenant_id) into v_queues, v_tenants from woken as w;
+    if v_queues is not null then
+        perform hold_lanes(v_queues, v_tenants);
+        if p_notify then
+            perform notify_queues(v_queues);
+        end if;
+    end if;
+    return query
+    select coalesce(cardinality(v_queues), 0), (select min(r.run_at) from run as r where r.state = 'scheduled');
+end
+$$;
+
+-- The durable output of each finished step. Partitioned by the day of the run's id from birth, never moved.
+create table checkpoint (
+    run_id bigint not null,
+    step text not null,
+    tenant_id text not null,
+    attempt integer not null,
+    output jsonb,
+    started_at timestamptz not null,
+    finished_at timestamptz not null,
+    -- How often a later attempt finished this step again although its output was on disk. Anything but 0 is a bug.
+    repeats integer not null default 0,
+    constraint checkpoint_pkey primary key (run_id, step)
+) partition by range (run_id);
+create table checkpoint_default partition of checkpoint default;
+
+-- What a worker has to say about its runs, in one transaction: checkpoints, events and outcomes, one an array position.
+--   p_kinds     checkpoint | event | outcome
+--   p_names     the step | the event's type | the outcome:
+--               succeeded, failed, cancelled  the run is over; the body is its output, or its error
+--               retry       again at p_times, counted as a failure; the body is the error
+--               reschedule  again at p_times, not a failure (an outside API asked to wait)
+--               release     again at once, not a failure (the worker is stopping)
+--   p_bodies    JSON as text
+--   p_keys      an event's producer key: a repeat changes nothing
+--   p_times     when a step started | when an event happened | when the run is due again
+-- status, an item:
+--   ok        it is on disk (also when an earlier, interrupted flush of the same attempt had put it there)
+--   stale     the attempt is over: another one has the run, or it has ended. Nothing was written.
+--   busy      somebody else holds the run or its session. Nothing of this run was written; send it again.
+--   repeated  a later attempt finished a step whose output was already on disk. The first output stays.
+-- Locks in the engine's order: session, run, lane, each sorted; sessions and runs are skipped when held, so that one
+-- slow caller stalls nobody else in the batch.
+create function flush(
+    p_runs bigint[],
+    p_attempts integer[],
+    p_kinds text[],
+    p_names text[],
+    p_bodies text[],
+    p_keys text[],
+    p_times timestamptz[],
+    p_notify boolean default true
+) returns table (ord bigint, status text)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := engine_now();
+    v_mine bigint[];
+    v_busy bigint[] := '{}';
+    v_live bigint[] := p_runs;  -- an item's run; null where nothing may be written
+    v_status text[] := array_fill('ok'::text, array[cardinality(p_runs)]);
+    v_repeated text[] := '{}';
+    v_queues text[];
+    v_tenants text[];
+    v_events boolean := 'event' = any (p_kinds);
+begin
+    perform assert_read_committed();
+
+    if v_events then
+        v_busy := lock_run_sessions(array(
+            select distinct i.run_id from unnest(p_runs, p_kinds) as i(run_id, kind) where i.kind = 'event'));
+    end if;
+
+    select coalesce(array_agg(l.id), '{}') into v_mine
+    from (
+        select r.id
+        from (select distinct run_id, attempt from unnest(p_runs, p_attempts) as i(run_id, attempt)) as i
+        join run as r on r.id = i.run_id and r.attempt = i.attempt and r.state = 'running'
+        where r.id <> all (v_busy)
+        order by r.id
+        for no key update of r skip locked
+    ) as l;
+
+    if cardinality(v_mine) < (
+        select count(*)
+        from (select distinct run_id, attempt from unnest(p_runs, p_attempts) as i(run_id, attempt)) as i)
+    then
+        -- Not all were locked: a neighbour holds the row for a moment, or the attempt is over, perhaps ended by this
+        -- very attempt in a flush whose answer was lost with the connection.
+        select array_agg(case when r.id = any (v_mine) then 'ok'
+                              when r.id is not null then 'busy'
+                              when exists (select from run_history as h
+                                           where h.id = i.run_id and h.attempt = i.attempt and h.worker_id is not null
+                                             and h.finished_at >= run_created_at(i.run_id)) then 'ok'
+                              else 'stale' end order by i.ord),
+               array_agg(case when r.id = any (v_mine) then i.run_id end order by i.ord)
+        into v_status, v_live
+        from unnest(p_runs, p_attempts) with ordinality as i(run_id, attempt, ord)
+        left join run as r on r.id = i.run_id and r.attempt = i.attempt and r.state = 'running';
+    end if;
+
+    if 'checkpoint' = any (p_kinds) then
+        with written as (
+            insert into checkpoint as c (run_id, step, tenant_id, attempt, output, started_at, finished_at)
+            select i.run_id, i.step, r.tenant_id, i.attempt, i.body::jsonb, coalesce(i.at, v_now), v_now
+            from unnest(v_live, p_attempts, p_kinds, p_names, p_bodies, p_times)
+                as i(run_id, attempt, kind, step, body, at)
+            join run as r on r.id = i.run_id
+            where i.kind = 'checkpoint'
+            on conflict (run_id, step) do update
+                set repeats = c.repeats + (c.attempt <> excluded.attempt)::integer
+            returning c.run_id || '/' || c.step as written, c.repeats
+        )
+        select coalesce(array_agg(w.written), '{}') into v_repeated from written as w where w.repeats > 0;
+    end if;
+
+    if v_events then
+        perform append_run_events(
+            array_agg(i.run_id order by i.ord), array_agg(i.name order by i.ord), array_agg(i.body order by i.ord),
+            array_agg(i.key order by i.ord), array_agg(coalesce(i.at, v_now) order by i.ord), p_notify)
+        from unnest(v_live, p_kinds, p_names, p_bodies, p_keys, p_times)
+            with ordinality as i(run_id, kind, name, body, key, at, ord)
+        where i.kind = 'event' and i.run_id is not null;
+    end if;
+
+    if 'outcome' = any (p_kinds) then
+        perform finish_runs(
+            array_agg(i.run_id), array_agg(i.name),
+            array_agg(case when i.name = 'succeeded' then i.body::jsonb end),
+            array_agg(case when i.name <> 'succeeded' then i.body::jsonb end))
+        from unnest(v_live, p_kinds, p_names, p_bodies) as i(run_id, kind, name, body)
+        where i.kind = 'outcome' and i.name in ('succeeded', 'failed', 'cancelled') and i.run_id is not null
+        having count(*) > 0;
+
+        with again as (
+            update run as r
+            set state = case when i.at > v_now then 'scheduled' else 'queued' end,
+                run_at = case when i.at > v_now then i.at end,
+                worker_id = null, claimed_at = null,
+                failures = r.failures + (i.name = 'retry')::integer,
+                error = case when i.name = 'retry' then i.body::jsonb else r.error end
+            from unnest(v_live, p_kinds, p_names, p_bodies, p_times) as i(run_id, kind, name, body, at)
+            where i.kind = 'outcome' and i.name in ('retry', 'reschedule', 'release')
+              and r.id = i.run_id
+            returning r.queue, r.tenant_id, r.state
+        )
+        select array_agg(a.queue), array_agg(a.tenant_id) into v_queues, v_tenants
+        from again as a where a.state = 'queued';
+        if v_queues is not null then
+            perform hold_lanes(v_queues, v_tenants);
+            if p_notify then
+                perform notify_queues(v_queues);
+            end if;
+        end if;
+    end if;
+
+    return query
+    select i.ord,
+           case when i.kind = 'checkpoint' and i.run_id || '/' || i.name = any (v_repeated) then 'repeated'
+                else i.status end
+    from unnest(v_live, p_kinds, p_names, v_status) with ordinality as i(run_id, kind, name, status, ord)
+    order by i.ord;
+end
+$$;
+
+-- The outputs of the finished steps of these runs, in the order in which they finished.
+create function read_checkpoints(p_runs bigint[])
+returns table (run_id bigint, step text, output text, attempt integer, started_at timestamptz, finished_at timestamptz)
+language sql stable
+as $$
+    select c.run_id, c.step, c.output::text, c.attempt, c.started_at, c.finished_at
+    from checkpoint as c
+    where c.run_id = any (p_runs)
+    order by c.run_id, c.finished_at, c.step
+$$;
+
+-- An ordered stream within a tenant. Its row is the counter of its events, so that numbers have no gaps:
+-- a number is allotted under this row's lock, in the transaction that writes the event.
+create table session (
+    tenant_id text not null,
+    id text not null,
+    state text not null default 'open',
+    last_seq bigint not null default 0,
+    created_at timestamptz not null default now(),
+    closed_at timestamptz,
+    constraint session_pkey primary key (tenant_id, id),
+    -- A run without a session of its own writes to 'run:<id>'; no client can choose such a name.
+    constraint session_id_check check (id ~ '^([A-Za-z0-9][A-Za-z0-9._-]{0,127}|run:[0-9]+)$'),
+    constraint session_state_check check (state in ('open', 'closed'))
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 500);
+
+create table event (
+    tenant_id text not null,
+    session_id text not null,
+    seq bigint not null,
+    type text not null,
+    data jsonb not null,
+    key text,
+    run_id bigint,
+    created_at timestamptz not null,
+    constraint event_pkey primary key (tenant_id, session_id, seq),
+    constraint event_type_check check (length(type) between 1 and 200)
+);
+create unique index event_key_idx on event (tenant_id, session_id, key) where key is not null;
+
+-- One event, for psql and for other languages; it waits for the session and raises what is wrong.
+-- select * from append_event('acme', 'case-7', 'note.added', '{"text": "called back"}');
+create function append_event(
+    p_tenant text, p_session text, p_type text, p_data jsonb default '{}', p_key text default null,
+    p_notify boolean default true
+) returns table (seq bigint, status text)
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_seq bigint;
+    v_status text;
+begin
+    select a.seq, a.status into v_seq, v_status
+    from append_events(array[p_tenant], array[p_session], array[p_type], array[p_data::text], array[p_key],
+                       true, p_notify) as a;
+    case v_status
+        when 'unknown_session' then
+            raise exception 'session % is unknown', quote_literal(p_session)
+                using errcode = 'HW006', hint = 'open it first: select * from create_session(...)';
+        when 'closed' then
+            raise exception 'session % is closed', quote_literal(p_session) using errcode = 'HW007';
+        else
+            return query select v_seq, v_status;
+    end case;
+end
+$$;
+
+-- Appends a batch of events, one an array position, and answers in the same positions.
+--   p_data   JSON as text, up to 256 KiB: an event is a small fact, not a document
+--   p_keys   producer keys, unique in their session; null: none
+--   p_wait   true: wait for sessions that others are writing to; false: answer busy, for callers who batch
+-- status: created | existing (its key was seen: the first's number) | unknown_session | closed | busy
+create function append_events(
+    p_tenants text[],
+    p_sessions text[],
+    p_types text[],
+    p_data text[],
+    p_keys text[] default null,
+    p_wait boolean default true,
+    p_notify boolean default true
+) returns table (ord bigint, seq bigint, status text)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := engine_now();
+    v_status text[];
+    v_open text[];
+    v_closed text[];
+    v_ords bigint[];
+begin
+    perform assert_read_committed();
+    if p_wait then
+        select array_agg(l.name) filter (where l.state = 'open'), array_agg(l.name) filter (where l.state <> 'open')
+        into v_open, v_closed
+        from (
+            select s.tenant_id || '/' || s.id as name, s.state
+            from (select distinct tenant, session from unnest(p_tenants, p_sessions) as i(tenant, session)) as i
+            join session as s on s.tenant_id = i.tenant and s.id = i.session
+            order by s.tenant_id, s.id
+            for no key update of s
+        ) as l;
+    else
+        select array_agg(l.name) filter (where l.state = 'open'), array_agg(l.name) filter (where l.state <> 'open')
+        into v_open, v_closed
+        from (
+            select s.tenant_id || '/' || s.id as name, s.state
+            from (select distinct tenant, session from unnest(p_tenants, p_sessions) as i(tenant, session)) as i
+            join session as s on s.tenant_id = i.tenant and s.id = i.session
+            order by s.tenant_id, s.id
+            for no key update of s skip locked
+        ) as l;
+    end if;
+
+    select array_agg(
+               case when i.tenant || '/' || i.session = any (v_open) then 'created'
+                    when i.tenant || '/' || i.session = any (v_closed) then 'closed'
+                    when exists (select from session as s where s.tenant_id = i.tenant and s.id = i.session) then 'busy'
+                    else 'unknown_session' end order by i.ord),
+           array_agg(i.ord order by i.ord) filter (where i.tenant || '/' || i.session = any (v_open))
+    into v_status, v_ords
+    from unnest(p_tenants, p_sessions) with ordinality as i(tenant, session, ord);
+
+    return query
+    with numbered as materialized (
+        select n.* from number_events(
+            array(select p_tenants[o] from unnest(v_ords) as o), array(select p_sessions[o] from unnest(v_ords) as o),
+            array(select p_types[o] from unnest(v_ords) as o), array(select p_data[o] from unnest(v_ords) as o),
+            array(select p_keys[o] from unnest(v_ords) as o), array(select null::bigint from unnest(v_ords)),
+            array(select v_now from unnest(v_ords))) as n
+    )
+    select i.ord, n.seq, case when i.status = 'created' and not n.created then 'existing' else i.status end
+    from unnest(v_status) with ordinality as i(status, ord)
+    left join numbered as n on v_ords[n.ord] = i.ord
+    order by i.ord;
+
+    if p_notify and v_ords is not null then
+        perform notify_sessions(array(select p_tenants[o] from unnest(v_ords) as o),
+                                array(select p_sessions[o] from unnest(v_ords) as o));
+    end if;
+end
+$$;
+
+-- Events written by runs, in the same transaction as their checkpoints. The caller holds the sessions' locks.
+-- A run may write to a session that was closed meanwhile: its history must not lose what happened.
+create function append_run_events(
+    p_runs bigint[], p_types text[], p_data text[], p_keys text[], p_times timestamptz[], p_notify boolean
+) returns void
+language plpgsql
+as $$
+declare
+    v_tenants text[];
+    v_sessions text[];
+begin
+    if p_runs is null then
+        return;
+    end if;
+    select array_agg(r.tenant_id order by i.ord), array_agg(session_of_run(r.id, r.session_id) order by i.ord)
+    into v_tenants, v_sessions
+    from unnest(p_runs) with ordinality as i(run_id, ord)
+    join run as r on r.id = i.run_id;
+    perform number_events(v_tenants, v_sessions, p_types, p_data, p_keys, p_runs, p_times);
+    if p_notify then
+        perform notify_sessions(v_tenants, v_sessions);
+    end if;
+end
+$$;
+
+-- Ends a session: nothing more can be appended, and readers who have read it all are told that it is finished.
+create function close_session(p_tenant text, p_session text, p_notify boolean default true)
+returns table (last_seq bigint)
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_last bigint;
+begin
+    update session as s set state = 'closed', closed_at = coalesce(s.closed_at, engine_now())
+    where s.tenant_id = p_tenant and s.id = p_session
+    returning s.last_seq into v_last;
+    if v_last is null then
+        raise exception 'session % is unknown', quote_literal(p_session) using errcode = 'HW006';
+    end if;
+    if p_notify then
+        perform notify_sessions(array[p_tenant], array[p_session]);
+    end if;
+    return query select v_last;
+end
+$$;
+
+-- Opens a session. A session that exists is left as it is: created is then false.
+create function create_session(p_tenant text, p_session text) returns table (created boolean)
+language plpgsql
+as $$
+begin
+    if not exists (select from tenant where id = p_tenant) then
+        raise exception 'tenant % is unknown', quote_literal(p_tenant) using errcode = 'HW009';
+    end if;
+    insert into session (tenant_id, id, created_at) values (p_tenant, p_session, engine_now()) on conflict do nothing;
+    return query select found;
+end
+$$;
+
+-- Locks the sessions to which these runs write, in order, and makes those that are missing.
+-- Answers the runs whose session somebody else holds. (A run's session never changes, so reading it unlocked is safe.)
+create function lock_run_sessions(p_runs bigint[]) returns bigint[]
+language plpgsql
+as $$
+declare
+    v_busy bigint[];
+begin
+    insert into session (tenant_id, id, created_at)
+    select distinct r.tenant_id, session_of_run(r.id, r.session_id), engine_now()
+    from run as r
+    where r.id = any (p_runs)
+      and not exists (select from session as s
+                      where s.tenant_id = r.tenant_id and s.id = session_of_run(r.id, r.session_id))
+    order by 1, 2
+    on conflict do nothing;
+
+    with locked as (
+        select s.tenant_id, s.id
+        from session as s
+        where (s.tenant_id, s.id) in (
+            select r.tenant_id, session_of_run(r.id, r.session_id) from run as r where r.id = any (p_runs))
+        order by s.tenant_id, s.id
+        for no key update skip locked
+    )
+    select coalesce(array_agg(r.id), '{}') into v_busy
+    from run as r
+    where r.id = any (p_runs)
+      and not exists (select from locked as l
+                      where l.tenant_id = r.tenant_id and l.id = session_of_run(r.id, r.session_id));
+    return v_busy;
+end
+$$;
+
+-- Tells listening gateways that these sessions have news: a hint, never the truth.
+create function notify_sessions(p_tenants text[], p_sessions text[]) returns void
+language sql
+as $$
+    select pg_notify(current_schema() || '.events', d.tenant || '/' || d.session)
+    from (select distinct tenant, session from unnest(p_tenants, p_sessions) as i(tenant, session)) as d
+$$;
+
+-- Writes events under numbers 1, 2, 3 … of their session. The caller holds the sessions' row locks.
+-- An event whose key its session has seen, or that stands twice in the batch, is not written again.
+-- Answers a row an event: its number, and whether it is new.
+create function number_events(
+    p_tenants text[], p_sessions text[], p_types text[], p_data text[], p_keys text[], p_runs bigint[],
+    p_times timestamptz[]
+) returns table (ord bigint, seq bigint, created boolean)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+begin
+    return query
+    with item as materialized (
+        select i.*, e.seq as seen,
+               i.key is not null and row_number() over (
+                   partition by i.tenant, i.session, i.key order by i.ord) > 1 as twin
+        from unnest(p_tenants, p_sessions, p_types, p_data, p_keys, p_runs, p_times)
+            with ordinality as i(tenant, session, type, data, key, run_id, at, ord)
+        left join event as e on e.tenant_id = i.tenant and e.session_id = i.session and e.key = i.key
+    ),
+    numbered as materialized (
+        select i.*, s.last_seq + row_number() over (partition by i.tenant, i.session order by i.ord) as number
+        from item as i
+        join session as s on s.tenant_id = i.tenant and s.id = i.session
+        where i.seen is null and not i.twin
+    ),
+    written as (
+        insert into event (tenant_id, session_id, seq, type, data, key, run_id, created_at)
+        select n.tenant, n.session, n.number, n.type, n.data::jsonb, n.key, n.run_id, n.at
+        from numbered as n
+    ),
+    counted as (
+        update session as s set last_seq = c.last
+        from (select n.tenant, n.session, max(n.number) as last from numbered as n group by 1, 2) as c
+        where s.tenant_id = c.tenant and s.id = c.session
+    )
+    select i.ord,
+           coalesce(i.seen, n.number, (select t.number from numbered as t
+                                       where t.tenant = i.tenant and t.session = i.session and t.key = i.key)),
+           n.number is not null
+    from item as i
+    left join numbered as n on n.ord = i.ord
+    order by i.ord;
+end
+$$;
+
+-- What happened in a session after number p_after, p_limit events at most, in order.
+create function read_events(p_tenant text, p_session text, p_after bigint default 0, p_limit integer default 100)
+returns table (seq bigint, type text, data text, run_id bigint, created_at timestamptz)
+language sql stable
+as $$
+    select e.seq, e.type, e.data::text, e.run_id, e.created_at
+    from event as e
+    where e.tenant_id = p_tenant and e.session_id = p_session and e.seq > p_after
+    order by e.seq
+    limit p_limit
+$$;
+
+-- One catch-up for many readers: for each (tenant, session, after) up to p_limit events, and the session's state.
+-- A session without news has one row without an event; an unknown one has none.
+create function read_sessions(p_tenants text[], p_sessions text[], p_afters bigint[], p_limit integer default 500)
+returns table (ord bigint, last_seq bigint, state text,
+               seq bigint, type text, data text, run_id bigint, created_at timestamptz)
+language sql stable
+as $$
+    select i.ord, s.last_seq, s.state, e.seq, e.type, e.data::text, e.run_id, e.created_at
+    from unnest(p_tenants, p_sessions, p_afters) with ordinality as i(tenant, session, after, ord)
+    join session as s on s.tenant_id = i.tenant and s.id = i.session
+    left join lateral (
+        select * from event as e
+        where e.tenant_id = i.tenant and e.session_id = i.session and e.seq > i.after
+        order by e.seq
+        limit p_limit
+    ) as e on true
+    order by i.ord, e.seq
+$$;
+
+-- Where a run's events go: its own session, or one that is its alone.
+create function session_of_run(p_run bigint, p_session text) returns text
+language sql immutable parallel safe
+as $$
+    select coalesce(p_session, 'run:' || p_run)
+$$;
+
+create table collection (
+    tenant_id text not null,
+    name text not null,
+    embedding_model text not null,
+    dimensions integer not null,
+    created_at timestamptz not null default now(),
+    constraint collection_pkey primary key (tenant_id, name),
+    constraint collection_name_check check (name ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$'),
+    -- halfvec's index holds up to 4,000 dimensions.
+    constraint collection_dimensions_check check (dimensions between 1 and 4000)
+);
+
+create table document (
+    tenant_id text not null,
+    id bigint not null,
+    collection text not null,
+    key text not null,
+    title text not null,
+    media_type text not null,
+    sha256 bytea not null,
+    bytes integer not null,
+    tokens integer not null,
+    metadata jsonb not null,
+    run_id bigint,
+    created_at timestamptz not null default now(),
+    constraint document_pkey primary key (tenant_id, id),
+    constraint document_collection_fkey foreign key (tenant_id, collection)
+        references collection (tenant_id, name) on delete cascade,
+    constraint document_key_key unique (tenant_id, collection, key)
+);
+create index document_metadata_idx on document using gin (metadata jsonb_path_ops);
+create index document_run_idx on document (run_id) where run_id is not null;
+
+create table chunk (
+    tenant_id text not null,
+    document_id bigint not null,
+    ordinal integer not null,
+    collection text not null,
+    start_char integer not null,
+    end_char integer not null,
+    tokens integer not null,
+    content text not null,
+    words tsvector generated always as (to_tsvector('english', content)) stored,
+    embedding halfvec not null,
+    constraint chunk_pkey primary key (tenant_id, document_id, ordinal),
+    constraint chunk_document_fkey foreign key (tenant_id, document_id)
+        references document (tenant_id, id) on delete cascade
+);
+create index chunk_words_idx on chunk using gin (words);
+create index chunk_collection_idx on chunk (tenant_id, collection);
+-- An index needs a fixed number of dimensions: this one serves the built-in embedding model; other sizes are
+-- searched exactly until an operator makes theirs.
+create index chunk_embedding_256_idx on chunk using hnsw ((embedding::halfvec(256)) halfvec_cosine_ops)
+    where vector_dims(embedding) = 256;
+
+-- What clients hand in and what runs hand back, until it is fetched or reviewed: workers share no disk with the API.
+create table file (
+    tenant_id text not null,
+    id bigint not null,
+    filename text not null,
+    media_type text not null,
+    content bytea not null,
+    -- The text that was extracted from it; null: not yet.
+    extracted text,
+    created_at timestamptz not null default now(),
+    constraint file_pkey primary key (tenant_id, id),
+    constraint file_filename_check check (length(filename) between 1 and 500)
+);
+-- Documents are mostly text, but PDFs and images are compressed already: spend no time on them again.
+alter table file alter column content set storage external;
+
+-- Makes a collection; one that exists must have the same embedding model and dimensions. created is then false.
+create function create_collection(p_tenant text, p_name text, p_embedding_model text, p_dimensions integer)
+returns table (created boolean)
+language plpgsql
+as $$
+declare
+    v_created boolean;
+    v_there collection;
+begin
+    if not exists (select from tenant where id = p_tenant) then
+        raise exception 'tenant % is unknown', quote_literal(p_tenant) using errcode = 'HW009';
+    end if;
+    insert into collection (tenant_id, name, embedding_model, dimensions, created_at)
+    values (p_tenant, p_name, p_embedding_model, p_dimensions, engine_now())
+    on conflict do nothing;
+    v_created := found;
+    select c.* into v_there from collection as c where c.tenant_id = p_tenant and c.name = p_name;
+    if (v_there.embedding_model, v_there.dimensions) is distinct from (p_embedding_model, p_dimensions) then
+        raise exception 'collection % has embeddings of % with % dimensions, not of % with %', quote_literal(p_name),
+            v_there.embedding_model, v_there.dimensions, p_embedding_model, p_dimensions
+            using errcode = 'HW012', hint = 'use that model, or a new collection';
+    end if;
+    return query select v_created;
+end
+$$;
+
+-- Removes a document and its chunks.
+create function delete_document(p_tenant text, p_collection text, p_id bigint) returns table (deleted boolean)
+language plpgsql
+as $$
+begin
+    delete from document as d where d.tenant_id = p_tenant and d.collection = p_collection and d.id = p_id;
+    return query select found;
+end
+$$;
+
+-- Stores a document and its chunks under a key; the same key again replaces both, and keeps the document's id.
+--   p_embeddings  one vector an chunk as text, '[0.1,…]', of the collection's dimensions
+create function put_document(
+    p_tenant text, p_collection text, p_key text, p_title text, p_media_type text, p_sha256 bytea, p_bytes integer,
+    p_tokens integer, p_metadata jsonb, p_run bigint,
+    p_starts integer[], p_ends integer[], p_chunk_tokens integer[], p_contents text[], p_embeddings text[]
+) returns table (document_id bigint)
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_dimensions integer;
+    v_id bigint;
+begin
+    select c.dimensions into v_dimensions from collection as c where c.tenant_id = p_tenant and c.name = p_collection;
+    if v_dimensions is null then
+        raise exception 'collection % is unknown', quote_literal(p_collection)
+            using errcode = 'HW011', hint = 'create it first: select * from create_collection(...)';
+    end if;
+    if exists (select from unnest(p_embeddings) as e where vector_dims(e::halfvec) <> v_dimensions) then
+        raise exception 'collection % takes embeddings of % dimensions', quote_literal(p_collection), v_dimensions
+            using errcode = 'HW012';
+    end if;
+    insert into document as d (tenant_id, id, collection, key, title, media_type, sha256, bytes, tokens, metadata,
+                               run_id, created_at)
+    values (p_tenant, next_run_id(), p_collection, p_key, p_title, p_media_type, p_sha256, p_bytes, p_tokens,
+            p_metadata, p_run, engine_now())
+    on conflict (tenant_id, collection, key) do update
+    set title = excluded.title, media_type = excluded.media_type, sha256 = excluded.sha256, bytes = excluded.bytes,
+        tokens = excluded.tokens, metadata = excluded.metadata, run_id = excluded.run_id,
+        created_at = excluded.created_at
+    returning d.id into v_id;
+    delete from chunk as c where c.tenant_id = p_tenant and c.document_id = v_id;
+    insert into chunk (tenant_id, document_id, ordinal, collection, start_char, end_char, tokens, content, embedding)
+    select p_tenant, v_id, i.ord - 1, p_collection, i.start_char, i.end_char, i.tokens, i.content, i.embedding::halfvec
+    from unnest(p_starts, p_ends, p_chunk_tokens, p_contents, p_embeddings)
+        with ordinality as i(start_char, end_char, tokens, content, embedding, ord);
+    return query select v_id;
+end
+$$;
+
+-- Keeps a file; its id.
+create function put_file(p_tenant text, p_filename text, p_media_type text, p_content bytea)
+returns table (file_id bigint)
+language plpgsql
+as $$
+begin
+    if not exists (select from tenant where id = p_tenant) then
+        raise exception 'tenant % is unknown', quote_literal(p_tenant) using errcode = 'HW009';
+    end if;
+    return query
+    insert into file (tenant_id, id, filename, media_type, content, created_at)
+    values (p_tenant, next_run_id(), p_filename, p_media_type, p_content, engine_now())
+    returning id;
+end
+$$;
+
+-- Hybrid retrieval: the best by meaning (embedding) and the best by words, merged by reciprocal rank fusion
+-- (Cormack, Clarke and Büttcher, SIGIR 2009; the constant 60 is theirs).
+--   p_metadata  only documents whose metadata contains this object
+--   score       the fused rank score, higher is better; distance: cosine distance, 0 the same, 2 the opposite
+create function search_chunks(
+    p_tenant text, p_collection text, p_query text, p_embedding text, p_limit integer default 10,
+    p_metadata jsonb default '{}'
+) returns table (document_id bigint, ordinal integer, title text, key text, start_char integer, end_char integer,
+                 content text, metadata text, score double precision, distance double precision)
+language plpgsql stable
+-- Filters are applied after the index: go on scanning it until enough rows pass.
+set hnsw.iterative_scan = relaxed_order
+as $$
+#variable_conflict use_column
+declare
+    c_constant constant integer := 60;
+    v_pool integer := least(greatest(p_limit * 4, 40), 400);  -- candidates of each kind before fusion
+    v_dimensions integer;
+    v_query tsquery;
+begin
+    select c.dimensions into v_dimensions from collection as c where c.tenant_id = p_tenant and c.name = p_collection;
+    if v_dimensions is null then
+        raise exception 'collection % is unknown', quote_literal(p_collection) using errcode = 'HW011';
+    end if;
+    if vector_dims(p_embedding::halfvec) <> v_dimensions then
+        raise exception 'collection % takes embeddings of % dimensions, not %', quote_literal(p_collection),
+            v_dimensions, vector_dims(p_embedding::halfvec) using errcode = 'HW012';
+    end if;
+    -- Any of the words: all of them would find nothing for a question in plain language.
+    v_query := replace(plainto_tsquery('english', p_query)::text, '&', '|')::tsquery;
+    return query execute format($q$
+        with by_meaning as (
+            select c.document_id, c.ordinal,
+                   c.embedding::halfvec(%1$s) <=> $1::halfvec(%1$s) as distance
+            from chunk as c
+            join document as d on d.tenant_id = c.tenant_id and d.id = c.document_id
+            where c.tenant_id = $2 and c.collection = $3 and vector_dims(c.embedding) = %1$s and d.metadata @> $4
+            order by c.embedding::halfvec(%1$s) <=> $1::halfvec(%1$s)
+            limit $5
+        ),
+        by_words as (
+            select c.document_id, c.ordinal, ts_rank_cd(c.words, $6, 1) as rank
+            from chunk as c
+            join document as d on d.tenant_id = c.tenant_id and d.id = c.document_id
+            where c.tenant_id = $2 and c.collection = $3 and c.words @@ $6 and d.metadata @> $4
+            order by rank desc
+            limit $5
+        ),
+        fused as (
+            select document_id, ordinal, sum(1.0 / (%2$s + place))::double precision as score
+            from (
+                select document_id, ordinal, row_number() over (order by distance) as place from by_meaning
+                union all
+                select document_id, ordinal, row_number() over (order by rank desc) as place from by_words
+            ) as ranked
+            group by document_id, ordinal
+        )
+        select f.document_id, f.ordinal, d.title, d.key, c.start_char, c.end_char, c.content, d.metadata::text,
+               f.score, (c.embedding::halfvec(%1$s) <=> $1::halfvec(%1$s))::double precision
+        from fused as f
+        join chunk as c on c.tenant_id = $2 and c.document_id = f.document_id and c.ordinal = f.ordinal
+        join document as d on d.tenant_id = $2 and d.id = f.document_id
+        order by f.score desc, f.document_id, f.ordinal
+        limit $7
+    $q$, v_dimensions, c_constant)
+    using p_embedding, p_tenant, p_collection, p_metadata, v_pool, v_query, p_limit;
+end
+$$;
+
+-- Keeps the text that was extracted from a file beside it. stored is false when there is no such file.
+create function set_file_text(p_tenant text, p_file bigint, p_text text) returns table (stored boolean)
+language plpgsql
+as $$
+begin
+    update file set extracted = p_text where tenant_id = p_tenant and id = p_file;
+    return query select found;
+end
+$$;
+
+-- Every call of a model: who, for which run and step, what it used and cost. cost null: the model has no price.
+create table model_call (
+    tenant_id text not null,
+    id bigint generated always as identity,
+    run_id bigint,
+    step text,
+    model text not null,
+    purpose text not null,
+    status text not null,
+    input_tokens integer not null,
+    output_tokens integer not null,
+    cost numeric(18, 9),
+    latency_ms double precision not null,
+    error text,
+    created_at timestamptz not null default now(),
+    constraint model_call_pkey primary key (tenant_id, id),
+    constraint model_call_status_check check (
+        status in ('ok', 'rate_limited', 'timeout', 'error', 'malformed', 'refused'))
+);
+create index model_call_run_idx on model_call (run_id) where run_id is not null;
+
+-- The catalogue: what can be chosen from. Prices are USD for a million tokens; null where none applies.
+create table model (
+    name text not null,
+    kind text not null,
+    provider text not null,
+    context_window integer not null,
+    max_output_tokens integer not null,
+    input_price numeric(12, 6),
+    output_price numeric(12, 6),
+    strengths text[] not null,
+    quality smallint not null,
+    enabled boolean not null default true,
+    updated_at timestamptz not null default now(),
+    constraint model_pkey primary key (name),
+    constraint model_kind_check check (kind in ('chat', 'embedding'))
+);
+
+create function record_model_call(
+    p_tenant text, p_run bigint, p_step text, p_model text, p_purpose text, p_status text,
+    p_input_tokens integer, p_output_tokens integer, p_cost numeric, p_latency_ms double precision, p_error text
+) returns void
+language sql
+as $$
+    insert into model_call (tenant_id, run_id, step, model, purpose, status, input_tokens, output_tokens, cost,
+                            latency_ms, error, created_at)
+    values (p_tenant, p_run, p_step, p_model, p_purpose, p_status, p_input_tokens, p_output_tokens, p_cost,
+            p_latency_ms, p_error, engine_now())
+$$;
+
+-- Brings the catalogue up to what a process was configured with. Whether a model is enabled stays the operator's choice.
+create function register_models(
+    p_names text[], p_kinds text[], p_providers text[], p_context_windows integer[], p_max_outputs integer[],
+    p_input_prices numeric[], p_output_prices numeric[], p_strengths text[], p_qualities smallint[]
+) returns void
+language sql
+as $$
+    insert into model as m (name, kind, provider, context_window, max_output_tokens, input_price, output_price,
+                            strengths, quality, updated_at)
+    select i.name, i.kind, i.provider, i.context_window, i.max_output, i.input_price, i.output_price,
+           string_to_array(i.strengths, ','), i.quality, engine_now()
+    from unnest(p_names, p_kinds, p_providers, p_context_windows, p_max_outputs, p_input_prices, p_output_prices,
+                p_strengths, p_qualities)
+        as i(name, kind, provider, context_window, max_output, input_price, output_price, strengths, quality)
+    order by i.name
+    on conflict (name) do update
+    set kind = excluded.kind, provider = excluded.provider, context_window = excluded.context_window,
+        max_output_tokens = excluded.max_output_tokens, input_price = excluded.input_price,
+        output_price = excluded.output_price, strengths = excluded.strengths, quality = excluded.quality,
+        updated_at = excluded.updated_at
+$$;
+
+-- The latest moment for which each periodic task was deferred: one row a schedule, so it needs no cleaning.
+create table procrastinate_periodic_defers (
+    id bigint generated always as identity,
+    task_name text not null,
+    periodic_id text not null,
+    defer_timestamp bigint not null,
+    job_id bigint,
+    constraint procrastinate_periodic_defers_pkey primary key (task_name, periodic_id)
+);
+
+-- The types that stock procrastinate clients name in their queries.
+create type procrastinate_job_status as enum (
+    'todo', 'doing', 'succeeded', 'failed', 'cancelled', 'aborting', 'aborted');
+
+create type procrastinate_job_event_type as enum (
+    'deferred', 'started', 'deferred_for_retry', 'failed', 'succeeded', 'cancelled', 'abort_requested', 'aborted',
+    'scheduled', 'retried');
+
+create type procrastinate_job_to_defer_v1 as (
+    queue_name character varying,
+    task_name character varying,
+    priority integer,
+    lock text,
+    queueing_lock text,
+    args jsonb,
+    scheduled_at timestamptz
+);
+
+-- What stock procrastinate clients read: their tables' names and columns, over the engine's own tables.
+-- Runs of every tenant and workflows are in them too: there is one queue.
+
+-- attempts: failed ones; procrastinate counts a job's last attempt as well, once it has ended.
+create view procrastinate_live_jobs as
+select r.id, r.queue as queue_name, r.task as task_name, r.priority, null::text as lock, r.unique_key as queueing_lock,
+       r.args, (case r.state when 'running' then 'doing' else 'todo' end)::procrastinate_job_status as status,
+       r.run_at as scheduled_at, r.failures as attempts, r.cancel_requested and r.state = 'running' as abort_requested,
+       r.worker_id
+from run as r;
+
+create view procrastinate_jobs as
+select j.id, j.queue_name, j.task_name, j.priority, j.lock, j.queueing_lock, j.args, j.status, j.scheduled_at,
+       j.attempts, j.abort_requested, j.worker_id
+from procrastinate_live_jobs as j
+union all
+select h.id, h.queue, h.task, h.priority, null, null, h.args,
+       -- Only a run that was running when it was cancelled still has its worker.
+       (case when h.state = 'cancelled' and h.worker_id is not null then 'aborted'
+             else h.state end)::procrastinate_job_status,
+       null, h.failures + (h.worker_id is not null and h.state <> 'failed')::integer, false, h.worker_id
+from run_history as h;
+
+create view procrastinate_workers as
+select w.id, w.heartbeat_at as last_heartbeat
+from worker as w;
+
+-- Events are read off the runs' own times: the latest of each type, not one for every earlier attempt.
+-- ids: the job's, shifted to make room for the type; unique until the year 2109.
+create view procrastinate_events as
+select (e.job_id << 2) | e.place as id, e.job_id, e.type::procrastinate_job_event_type as type, e.at
+from (
+    select r.id as job_id, 0 as place, 'deferred' as type, run_created_at(r.id) as at from run as r
+    union all
+    select r.id, 1, 'scheduled', r.run_at from run as r where r.run_at is not null
+    union all
+    select r.id, 2, 'started', r.claimed_at from run as r where r.claimed_at is not null
+    union all
+    select h.id, 0, 'deferred', run_created_at(h.id) from run_history as h
+    union all
+    select h.id, 2, 'started', h.claimed_at from run_history as h where h.claimed_at is not null
+    union all
+    select h.id, 3, case when h.state = 'cancelled' and h.worker_id is not null then 'aborted' else h.state end,
+           h.finished_at
+    from run_history as h
+) as e;
+
+-- Cancels a job that is not running; with p_abort, asks the worker of a running one to stop it.
+-- Returns its id, or null where nothing was to be done. p_delete also takes what was cancelled out of history.
+create function procrastinate_cancel_job_v1(p_job bigint, p_abort boolean, p_delete boolean) returns bigint
+language plpgsql
+as $$
+declare
+    v_run run;
+begin
+    select r.* into v_run from run as r where r.id = p_job for no key update;
+    if not found or (v_run.state = 'running' and not p_abort) then
+        return null;
+    end if;
+    perform from cancel_runs(null, array[p_job]);
+    if v_run.state = 'running' then
+        perform procrastinate_notify('abort_job_requested', p_job, array[v_run.queue]);
+    elsif p_delete then
+        perform procrastinate_delete_runs(array[p_job]);
+    end if;
+    return p_job;
+end
+$$;
+
+-- Stock clients' defer: all of the batch or nothing, for the tenant 'default'. Returns ids in the order given.
+--   queueing_lock  a uniqueness key; a second one is refused under the constraint's name that clients look for
+--   lock           refused: ordered sessions are not built yet, and to run it unordered would break its promise
+create function procrastinate_defer_jobs_v1(p_jobs procrastinate_job_to_defer_v1[]) returns bigint[]
+language plpgsql
+as $$
+declare
+    c_max_args constant integer := 1048576;  -- an argument is a value, not a document: the engine's limit for a run
+    v_job procrastinate_job_to_defer_v1;
+    v_ids bigint[];
+    v_status text;
+    v_lock text;
+begin
+    if coalesce(cardinality(p_jobs), 0) = 0 then
+        return '{}';
+    end if;
+    foreach v_job in array p_jobs loop
+        if v_job.lock is not null then
+            perform procrastinate_refuse_lock(v_job.lock);
+        end if;
+        if v_job.queue_name !~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$' then
+            raise exception 'queue % is not a name', quote_literal(v_job.queue_name)
+                using errcode = 'HW016', hint = 'use up to 128 letters, digits and . _ : - beginning with a letter or digit';
+        end if;
+        if octet_length(v_job.args::text) > c_max_args then
+            raise exception 'the arguments of task % are % bytes of JSON, the limit is %',
+                quote_literal(v_job.task_name), octet_length(v_job.args::text), c_max_args
+                using errcode = 'HW015', hint = 'store them and pass their id';
+        end if;
+    end loop;
+
+    select array_agg(e.run_id order by e.ord), max(e.status) filter (where e.status <> 'created'),
+           min(j.queueing_lock) filter (where e.status = 'not_unique')
+    into v_ids, v_status, v_lock
+    from enqueue_runs(
+        array(select 'default'::text from unnest(p_jobs)),
+        array(select j.task_name::text from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        array(select coalesce(j.args, '{}')::text from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        array(select j.queue_name::text from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        array(select j.priority from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        array(select j.scheduled_at from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        null, null,
+        array(select j.queueing_lock from unnest(p_jobs) with ordinality as j order by j.ordinality)) as e
+    join unnest(p_jobs) with ordinality as j on j.ordinality = e.ord;
+
+    if v_status = 'not_unique' then
+        raise exception 'a job with the queueing lock % is already queued', quote_literal(v_lock)
+            using errcode = 'unique_violation', constraint = 'procrastinate_jobs_queueing_lock_idx_v1',
+                  detail = format('Key (queueing_lock)=(%s) already exists.', v_lock);
+    elsif v_status is not null then
+        raise exception 'the tenant ''default'', to whom procrastinate''s jobs belong, is unknown'
+            using errcode = 'HW009', hint = 'create it: select * from create_tenant(''default'', ''Default'')';
+    end if;
+
+    perform procrastinate_notify('job_inserted', v_ids[1],
+                                 array(select distinct j.queue_name::text from unnest(p_jobs) as j));
+    return v_ids;
+end
+$$;
+
+-- Defers a periodic job once for each moment, however many workers try. Returns null where that moment, or a later
+-- one, was deferred already: a worker that lags behind the others defers nothing twice.
+create function procrastinate_defer_periodic_job_v2(
+    p_queue character varying,
+    p_lock character varying,
+    p_queueing_lock character varying,
+    p_task character varying,
+    p_priority integer,
+    p_periodic_id character varying,
+    p_defer_timestamp bigint,
+    p_args jsonb
+) returns bigint
+language plpgsql
+as $$
+declare
+    v_id bigint;
+begin
+    insert into procrastinate_periodic_defers as d (task_name, periodic_id, defer_timestamp)
+    values (p_task, p_periodic_id, p_defer_timestamp)
+    on conflict (task_name, periodic_id) do update set defer_timestamp = excluded.defer_timestamp
+        where d.defer_timestamp < excluded.defer_timestamp;
+    if not found then
+        return null;
+    end if;
+    v_id := (procrastinate_defer_jobs_v1(array[
+        row(p_queue, p_task, p_priority, p_lock, p_queueing_lock, p_args, null)::procrastinate_job_to_defer_v1]))[1];
+    update procrastinate_periodic_defers as d set job_id = v_id
+    where d.task_name = p_task and d.periodic_id = p_periodic_id;
+    return v_id;
+end
+$$;
+
+-- Lets stock clients' `delete from procrastinate_jobs` (their remove_old_jobs) reach history.
+create function procrastinate_delete_job() returns trigger
+language plpgsql
+as $$
+begin
+    perform procrastinate_delete_runs(array[old.id]);
+    return old;
+end
+$$;
+
+create trigger procrastinate_delete_job instead of delete on procrastinate_jobs
+for each row execute function procrastinate_delete_job();
+
+-- Takes finished runs out of history. Only those of 'default', the tenant of stock clients: other tenants' history is
+-- theirs, and goes when its day's partition is dropped.
+create function procrastinate_delete_runs(p_runs bigint[]) returns void
+language sql
+as $$
+    delete from run_history as h
+    where h.id = any (p_runs) and h.tenant_id = 'default'
+      and h.finished_at >= (select run_created_at(min(i)) from unnest(p_runs) as i)
+$$;
+
+-- Gives a stock worker one run of a plain task; a row of nulls where there is none. p_queues null: any queue.
+-- Workflows are left to Howdah's workers: a stock worker would run them without their checkpoints.
+create function procrastinate_fetch_job_v2(p_queues character varying[], p_worker bigint) returns procrastinate_jobs
+language plpgsql
+as $$
+declare
+    v_job procrastinate_jobs;
+    v_id bigint;
+    v_queues text[];
+    v_tasks text[];
+begin
+    -- The claim locks it too; it is taken first, because a rescue under way makes us wait for it.
+    perform from worker as w where w.id = p_worker for key share;
+    perform from wake_due_runs();
+
+    -- One run a call: in a fixed order of queues, a busy first one would starve the others.
+    select array_agg(q.name order by random()) into v_queues
+    from queue as q
+    where p_queues is null or q.name = any (p_queues);
+    if v_queues is null then
+        return null;
+    end if;
+    if exists (select from task as t where t.kind = 'workflow') then
+        -- By name, because deferred tasks need not be registered by anyone.
+        select coalesce(array_agg(distinct r.task), '{}') into v_tasks
+        from run as r
+        where r.queue = any (v_queues) and r.state = 'queued'
+          and not exists (select from task as t where t.name = r.task and t.kind = 'workflow');
+    end if;
+
+    -- One fetch at a time, and nothing below waits: beside another's claim the queue would look empty, and a stock worker
+    -- that finds nothing sleeps for seconds.
+    perform pg_advisory_xact_lock(hashtextextended(current_schema() || '.procrastinate_fetch', 0));
+    select c.run_id into v_id from claim_runs(p_worker, v_queues, 1, v_tasks) as c;
+    select j.* into v_job from procrastinate_live_jobs as j where j.id = v_id;
+    return v_job;
+end
+$$;
+
+-- A stock worker ends its run: succeeded, failed or aborted. p_delete also takes it out of history.
+create function procrastinate_finish_job_v1(p_job bigint, p_status procrastinate_job_status, p_delete boolean)
+returns void
+language plpgsql
+as $$
+declare
+    v_run run;
+begin
+    if p_status not in ('succeeded', 'failed', 'aborted') then
+        raise exception 'a job cannot end as %', p_status
+            using errcode = 'HW016', hint = 'use succeeded, failed or aborted';
+    end if;
+    v_run := procrastinate_hold_run(p_job);
+    perform from flush(
+        array[p_job], array[v_run.attempt], array['outcome'],
+        array[case p_status when 'aborted' then 'cancelled' else p_status::text end],
+        array[case p_status
+                  when 'failed' then '{"type": "JobFailed", "message": "failed; its procrastinate worker logged why"}'
+                  when 'aborted' then '{"type": "JobAborted", "message": "aborted by its procrastinate worker"}' end],
+        array[null::text], array[null::timestamptz]);
+    if p_delete then
+        perform procrastinate_delete_runs(array[p_job]);
+    end if;
+end
+$$;
+
+-- Locks the run that a stock worker means and returns it. Stock clients show no attempt, so this is the fence that is
+-- left: the run must be running, and on a stock worker. (That it is another stock worker's cannot be seen.)
+create function procrastinate_hold_run(p_job bigint) returns run
+language plpgsql
+as $$
+declare
+    v_run run;
+begin
+    perform assert_read_committed();
+    select r.* into v_run from run as r where r.id = p_job for no key update;
+    if v_run.state = 'running'
+        and exists (select from worker as w where w.id = v_run.worker_id and w.name like 'procrastinate:%') then
+        return v_run;
+    end if;
+    if v_run.id is null and not exists (
+        select from run_history as h where h.id = p_job and h.finished_at >= run_created_at(p_job)) then
+        raise exception 'job % is unknown', p_job
+            using errcode = 'HW002', hint = 'it never was, or was deleted';
+    end if;
+    raise exception 'job % is not running on a procrastinate worker, it is %', p_job,
+        case when v_run.state = 'running' then 'running on a Howdah worker' else coalesce(v_run.state, 'finished') end
+        using errcode = 'HW001', hint = 'the attempt is over: its worker was given up, or somebody else ended it';
+end
+$$;
+
+-- Wakes stock workers: those of these queues, and those of any. A hint: they also poll, every 5 s by default.
+-- LISTEN cuts a channel's name at 63 bytes, and so must we, or a long queue name would fail.
+create function procrastinate_notify(p_type text, p_job bigint, p_queues text[]) returns void
+language sql
+as $$
+    select pg_notify(left(c.channel, 63), json_build_object('type', p_type, 'job_id', p_job)::text)
+    from (
+        select 'procrastinate_any_queue_v1' as channel
+        union all
+        select 'procrastinate_queue_v1#' || q from unnest(p_queues) as q
+    ) as c
+$$;
+
+-- Stock workers do this as they start: removes stock workers silent for longer than this, and returns their ids.
+-- Their runs go back to the queue, where procrastinate would leave them for somebody to retry.
+create function procrastinate_prune_stalled_workers_v1(p_seconds double precision) returns table (worker_id bigint)
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    c_runs constant integer := 10000;  -- bounds one call; what is more waits for the next start or rescue
+    v_workers bigint[];
+begin
+    select array_agg(s.id) into v_workers
+    from (
+        select w.id from worker as w
+        where w.name like 'procrastinate:%' and w.heartbeat_at < engine_now() - make_interval(secs => p_seconds)
+        order by w.id
+        for update skip locked
+    ) as s;
+    perform requeue_workers_runs(v_workers, c_runs, true);
+    return query
+    delete from worker as w
+    where w.id = any (v_workers)
+      and not exists (select from run as r where r.worker_id = w.id and r.state = 'running')
+    returning w.id;
+end
+$$;
+
+-- Says that `lock` cannot be honoured, rather than run such jobs out of order.
+create function procrastinate_refuse_lock(p_lock text) returns void
+language plpgsql
+as $$
+begin
+    raise exception 'lock % cannot be honoured: ordered sessions are not built yet', quote_literal(p_lock)
+        using errcode = 'HW010', hint = 'leave lock out where order does not matter; queueing_lock works';
+end
+$$;
+
+-- A stock worker announces itself. Its name's beginning tells it from Howdah's own: it heartbeats more slowly.
+create function procrastinate_register_worker_v1() returns table (worker_id bigint)
+language sql
+as $$
+    select w.worker_id from register_worker('procrastinate:' || pg_backend_pid(), '{}') as w
+$$;
+
+-- Runs a job again at p_retry_at: one that its stock worker has just failed, or one that failed for good.
+-- A running job that was asked to abort fails instead. New priority and queue: null leaves them as they are.
+create function procrastinate_retry_job_v2(
+    p_job bigint,
+    p_retry_at timestamptz,
+    p_priority integer,
+    p_queue character varying,
+    p_lock character varying
+) returns void
+language plpgsql
+as $$
+declare
+    v_run run;
+    v_failures integer;
+begin
+    if p_lock is not null then
+        perform procrastinate_refuse_lock(p_lock);
+    end if;
+    insert into queue (name) select p_queue where p_queue is not null on conflict do nothing;
+
+    select h.failures into v_failures
+    from run_history as h
+    where h.id = p_job and h.finished_at >= run_created_at(p_job) and h.state = 'failed';
+    if found then
+        -- Back under the run's lock: nobody can claim it before this transaction has said when.
+        perform from requeue_runs(null, array[p_job], p_notify => false);
+        update run as r
+        set failures = v_failures, priority = coalesce(p_priority, r.priority), queue = coalesce(p_queue, r.queue),
+            state = case when p_retry_at > engine_now() then 'scheduled' else 'queued' end, run_at = p_retry_at
+        where r.id = p_job
+        returning r.* into v_run;
+        perform hold_lanes(array[v_run.queue], array[v_run.tenant_id]);
+    else
+        v_run := procrastinate_hold_run(p_job);
+        if v_run.cancel_requested then
+            perform procrastinate_finish_job_v1(p_job, 'failed', false);
+            return;
+        end if;
+        update run as r
+        set priority = coalesce(p_priority, r.priority), queue = coalesce(p_queue, r.queue)
+        where r.id = p_job
+        returning r.* into v_run;
+        perform from flush(
+            array[p_job], array[v_run.attempt], array['outcome'], array['retry'],
+            array['{"type": "JobFailed", "message": "failed, to be retried; its procrastinate worker logged why"}'],
+            array[null::text], array[p_retry_at], false);
+    end if;
+    perform notify_queues(array[v_run.queue]);
+    perform procrastinate_notify('job_inserted', p_job, array[v_run.queue]);
+end
+$$;
+
+-- A stock worker leaves; what it did not finish goes back to the queue at once.
+create function procrastinate_unregister_worker_v1(p_worker bigint) returns void
+language sql
+as $$
+    select from unregister_worker(p_worker)
+$$;
+
+-- A stock worker says that it lives. One whom its peers have given up is refused, so that it stops: it would go on
+-- working for nobody.
+create function procrastinate_update_heartbeat_v1(p_worker bigint) returns void
+language plpgsql
+as $$
+begin
+    if not (select h.alive from heartbeat(p_worker) as h) then
+        raise exception 'worker % is not registered any more: it was silent for too long and its runs were given back',
+            p_worker
+            using errcode = 'HW001', hint = 'restart it; if it was only busy, lower update_heartbeat_interval';
+    end if;
+end
+$$;
+
+select * from prepare_partitions();
+set local search_path = the_cell_ops, the_cell, public;
+-- What operators read. The tables behind may change; these names and columns are kept.
+-- Everything here is installed in the operator schema beside the cell (`ops`), so it is written ops.runs and so on.
+
+create view runs as
+select r.id, r.tenant_id, r.queue, r.task, r.state, r.priority, r.session_id, r.attempt, r.failures, r.deaths,
+       r.worker_id, run_created_at(r.id) as created_at, r.run_at, r.claimed_at, null::timestamptz as finished_at,
+       r.args, null::jsonb as output, r.error
+from run as r
+union all
+select h.id, h.tenant_id, h.queue, h.task, h.state, h.priority, h.session_id, h.attempt, h.failures, h.deaths,
+       h.worker_id, run_created_at(h.id), null, h.claimed_at, h.finished_at, h.args, h.output, h.error
+from run_history as h;
+
+create view failures as
+select h.id, h.tenant_id, h.queue, h.task, h.finished_at, h.attempt, h.failures,
+       h.error ->> 'type' as error, h.error ->> 'message' as message, h.error ->> 'traceback' as traceback, h.args
+from run_history as h
+where h.state = 'failed';
+
+create view queues as
+select q.name as queue,
+       count(r.id) filter (where r.state = 'queued') as queued,
+       count(r.id) filter (where r.state = 'scheduled') as scheduled,
+       count(r.id) filter (where r.state = 'running') as running,
+       (select count(*) from lane as l where l.queue = q.name) as lanes,
+       now() - min(run_created_at(r.id)) filter (where r.state = 'queued') as oldest
+from queue as q
+left join run as r on r.queue = q.name
+group by q.name;
+
+create view workers as
+select w.id, w.name, w.queues, w.started_at, w.heartbeat_at, now() - w.heartbeat_at as silent_for,
+       (select count(*) from run as r where r.worker_id = w.id and r.state = 'running') as running
+from worker as w;
+
+create view steps as
+select c.run_id, c.step, c.tenant_id, c.attempt, c.started_at, c.finished_at,
+       c.finished_at - c.started_at as took, pg_column_size(c.output) as bytes, c.repeats, c.output
+from checkpoint as c;
+
+-- select * from ops.cancel_run(1234): at once where it is not running, else its worker is asked to stop it.
+create function cancel_run(p_run bigint, p_reason text default 'cancelled by an operator')
+returns table (run_id bigint, status text)
+language sql
+set search_path from current
+as $$
+    select * from cancel_runs(null, array[p_run], p_reason)
+$$;
+
+-- select * from ops.requeue_run(1234): brings a failed or cancelled run back; a workflow goes on from its last
+-- finished step.
+create function requeue_run(p_run bigint) returns table (run_id bigint, status text)
+language sql
+set search_path from current
+as $$
+    select * from requeue_runs(null, array[p_run])
+$$;

@@ -1,0 +1,59 @@
+-- Stock clients' defer: all of the batch or nothing, for the tenant 'default'. Returns ids in the order given.
+--   queueing_lock  a uniqueness key; a second one is refused under the constraint's name that clients look for
+--   lock           refused: ordered sessions are not built yet, and to run it unordered would break its promise
+create function procrastinate_defer_jobs_v1(p_jobs procrastinate_job_to_defer_v1[]) returns bigint[]
+language plpgsql
+as $$
+declare
+    c_max_args constant integer := 1048576;  -- an argument is a value, not a document: the engine's limit for a run
+    v_job procrastinate_job_to_defer_v1;
+    v_ids bigint[];
+    v_status text;
+    v_lock text;
+begin
+    if coalesce(cardinality(p_jobs), 0) = 0 then
+        return '{}';
+    end if;
+    foreach v_job in array p_jobs loop
+        if v_job.lock is not null then
+            perform procrastinate_refuse_lock(v_job.lock);
+        end if;
+        if v_job.queue_name !~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$' then
+            raise exception 'queue % is not a name', quote_literal(v_job.queue_name)
+                using errcode = 'HW016', hint = 'use up to 128 letters, digits and . _ : - beginning with a letter or digit';
+        end if;
+        if octet_length(v_job.args::text) > c_max_args then
+            raise exception 'the arguments of task % are % bytes of JSON, the limit is %',
+                quote_literal(v_job.task_name), octet_length(v_job.args::text), c_max_args
+                using errcode = 'HW015', hint = 'store them and pass their id';
+        end if;
+    end loop;
+
+    select array_agg(e.run_id order by e.ord), max(e.status) filter (where e.status <> 'created'),
+           min(j.queueing_lock) filter (where e.status = 'not_unique')
+    into v_ids, v_status, v_lock
+    from enqueue_runs(
+        array(select 'default'::text from unnest(p_jobs)),
+        array(select j.task_name::text from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        array(select coalesce(j.args, '{}')::text from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        array(select j.queue_name::text from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        array(select j.priority from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        array(select j.scheduled_at from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        null, null,
+        array(select j.queueing_lock from unnest(p_jobs) with ordinality as j order by j.ordinality)) as e
+    join unnest(p_jobs) with ordinality as j on j.ordinality = e.ord;
+
+    if v_status = 'not_unique' then
+        raise exception 'a job with the queueing lock % is already queued', quote_literal(v_lock)
+            using errcode = 'unique_violation', constraint = 'procrastinate_jobs_queueing_lock_idx_v1',
+                  detail = format('Key (queueing_lock)=(%s) already exists.', v_lock);
+    elsif v_status is not null then
+        raise exception 'the tenant ''default'', to whom procrastinate''s jobs belong, is unknown'
+            using errcode = 'HW009', hint = 'create it: select * from create_tenant(''default'', ''Default'')';
+    end if;
+
+    perform procrastinate_notify('job_inserted', v_ids[1],
+                                 array(select distinct j.queue_name::text from unnest(p_jobs) as j));
+    return v_ids;
+end
+$$;

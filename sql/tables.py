@@ -1,0 +1,202 @@
+"""The tables that read queries use, as SQLAlchemy Core sees them; `sql/*/tables.sql` is the source, a test compares.
+
+Columns that no read query uses are mirrored too, so that the comparison is plain equality.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Double,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Numeric,
+    SmallInteger,
+    Table,
+    Text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+
+metadata = MetaData()
+
+
+def _timestamp(name: str, *, nullable: bool = False) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=nullable)
+
+
+tenant = Table(
+    "tenant",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    _timestamp("created_at"),
+)
+
+api_key = Table(
+    "api_key",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant_id", Text),
+    Column("name", Text, nullable=False),
+    Column("secret_sha256", LargeBinary, nullable=False),
+    _timestamp("created_at"),
+    _timestamp("revoked_at", nullable=True),
+)
+
+queue = Table("queue", metadata, Column("name", Text, primary_key=True), _timestamp("created_at"))
+
+task = Table(
+    "task",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("args_schema", JSONB, nullable=False),
+    Column("description", Text, nullable=False),
+    _timestamp("updated_at"),
+)
+
+run = Table(
+    "run",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("session_id", Text),
+    Column("unique_key", Text),
+    Column("args", JSONB, nullable=False),
+    _timestamp("run_at", nullable=True),
+    Column("attempt", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("deaths", Integer, nullable=False),
+    Column("worker_id", BigInteger),
+    _timestamp("claimed_at", nullable=True),
+    Column("cancel_requested", Boolean, nullable=False),
+    Column("error", JSONB),
+)
+
+run_history = Table(
+    "run_history",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("session_id", Text),
+    Column("args", JSONB, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("deaths", Integer, nullable=False),
+    Column("worker_id", BigInteger),
+    _timestamp("claimed_at", nullable=True),
+    Column("finished_at", DateTime(timezone=True), primary_key=True),
+    Column("output", JSONB),
+    Column("error", JSONB),
+)
+
+checkpoint = Table(
+    "checkpoint",
+    metadata,
+    Column("run_id", BigInteger, primary_key=True),
+    Column("step", Text, primary_key=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("output", JSONB),
+    _timestamp("started_at"),
+    _timestamp("finished_at"),
+    Column("repeats", Integer, nullable=False),
+)
+
+session = Table(
+    "session",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("last_seq", BigInteger, nullable=False),
+    _timestamp("created_at"),
+    _timestamp("closed_at", nullable=True),
+)
+
+event = Table(
+    "event",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("session_id", Text, primary_key=True),
+    Column("seq", BigInteger, primary_key=True),
+    Column("type", Text, nullable=False),
+    Column("data", JSONB, nullable=False),
+    Column("key", Text),
+    Column("run_id", BigInteger),
+    _timestamp("created_at"),
+)
+
+collection = Table(
+    "collection",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("embedding_model", Text, nullable=False),
+    Column("dimensions", Integer, nullable=False),
+    _timestamp("created_at"),
+)
+
+document = Table(
+    "document",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("id", BigInteger, primary_key=True),
+    Column("collection", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("media_type", Text, nullable=False),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("tokens", Integer, nullable=False),
+    Column("metadata", JSONB, nullable=False),
+    Column("run_id", BigInteger),
+    _timestamp("created_at"),
+)
+
+model = Table(
+    "model",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("context_window", Integer, nullable=False),
+    Column("max_output_tokens", Integer, nullable=False),
+    Column("input_price", Numeric(12, 6)),
+    Column("output_price", Numeric(12, 6)),
+    Column("strengths", ARRAY(Text), nullable=False),
+    Column("quality", SmallInteger, nullable=False),
+    Column("enabled", Boolean, nullable=False),
+    _timestamp("updated_at"),
+)
+
+model_call = Table(
+    "model_call",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("id", BigInteger, primary_key=True),
+    Column("run_id", BigInteger),
+    Column("step", Text),
+    Column("model", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("input_tokens", Integer, nullable=False),
+    Column("output_tokens", Integer, nullable=False),
+    Column("cost", Numeric(18, 9)),
+    Column("latency_ms", Double, nullable=False),
+    Column("error", Text),
+    _timestamp("created_at"),
+)

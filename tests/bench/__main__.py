@@ -1,0 +1,70 @@
+"""``python -m tests.bench [--only a,b] [--scale 0.1]``: Howdah and its peers, side by side on one server.
+
+ONLY in the environment is `--only`. BENCH_JSON names a file that gets a JSON line for each figure and system.
+DATABASE_URL names the server, of a user who may create databases and checkpoint; unset, an embedded one is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import psycopg
+from rich.console import Console
+
+from tests.bench.database import server
+from tests.bench.figures import FIGURES, SYSTEMS, choose
+from tests.bench.report import show, write_json
+from tests.bench.rounds import ROUNDS, Sample, take
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=(__doc__ or "").partition("\n")[0])
+    known = ", ".join(figure.name for figure in FIGURES)
+    parser.add_argument("--only", default=os.environ.get("ONLY", ""), help=f"figures, comma-separated, of {known}")
+    parser.add_argument("--scale", type=float, default=1.0, help="fraction of the runs of a round, for a quick look")
+    options = parser.parse_args()
+    try:
+        figures = choose(options.only)
+    except ValueError as error:
+        parser.error(str(error))
+    if not 0 < options.scale <= 10:
+        parser.error(f"--scale {options.scale} is not between 0 and 10")
+    progress, samples = Console(stderr=True), list[Sample]()
+    with server() as url:
+        caption = _describe(url)
+        for round_number in range(1, ROUNDS + 1):
+            # Interleaved, so that a slow minute of the machine falls on all systems.
+            for figure in figures:
+                for system in SYSTEMS:
+                    if figure.name in system.runs:
+                        sample = take(url, figure, system, options.scale)
+                        samples.append(sample)
+                        progress.print(
+                            f"round {round_number}/{ROUNDS} {figure.name} {system.name}: {sample.rate:,.0f}"
+                            f" {figure.unit} ({sample.finished:,} in {sample.seconds:.2f} s)"
+                        )
+    show(figures, samples, caption)
+    if path := os.environ.get("BENCH_JSON"):
+        write_json(Path(path), figures, samples)
+    return 0
+
+
+def _describe(url: str) -> str:
+    with psycopg.connect(url) as connection:
+        settings = connection.execute(
+            "select current_setting('server_version'), current_setting('fsync'),"
+            " current_setting('synchronous_commit'), current_setting('shared_buffers')"
+        ).fetchone()
+    assert settings is not None
+    version, fsync, synchronous, buffers = settings
+    return (
+        f"PostgreSQL {version.split()[0]}, fsync {fsync}, synchronous_commit {synchronous}, shared_buffers {buffers};"
+        f" {os.cpu_count()} cores for server and worker; median of {ROUNDS} rounds"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""The verifier goes red: each promise it checks is broken here by hand, and it must say so, and say nothing else."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from tests.chaos.load import TABLES, Promise
+from tests.chaos.verify import CHECKS, verify
+
+PROMISES = {"t": Promise(steps=("a", "b"), events=2)}
+
+# Two runs: 1 went straight through; 2 lost its worker in step b, and failed once before that.
+KEPT = """
+insert into chaos.chaos_enqueued values (1, 't', false), (2, 't', true);
+insert into run_history
+    (id, tenant_id, queue, task, state, priority, args, attempt, failures, deaths, finished_at, output)
+values (1, 'default', 'q', 't', 'succeeded', 0, '{}', 1, 0, 0, now(), '{"a": "1a", "b": "1b"}'),
+       (2, 'default', 'q', 't', 'succeeded', 0, '{}', 3, 1, 1, now(), '{"a": "2a", "b": "2b"}');
+insert into chaos.chaos_execution (run_id, step, attempt)
+values (1, 'a', 1), (1, 'b', 1), (2, 'a', 1), (2, 'a', 2), (2, 'b', 2), (2, 'b', 3);
+insert into checkpoint (run_id, step, tenant_id, attempt, output, started_at, finished_at)
+values (1, 'a', 'default', 1, '"1a"', now(), now()), (1, 'b', 'default', 1, '"1b"', now(), now()),
+       (2, 'a', 'default', 2, '"2a"', now(), now()), (2, 'b', 'default', 3, '"2b"', now(), now());
+insert into session (tenant_id, id, last_seq) values ('default', 'shared', 4), ('default', 'empty', 0);
+insert into event (tenant_id, session_id, seq, type, data, run_id, created_at)
+values ('default', 'shared', 1, 's', '1', 1, now()), ('default', 'shared', 2, 's', '1', 2, now()),
+       ('default', 'shared', 3, 'end', '{}', 2, now()), ('default', 'shared', 4, 'end', '{}', 1, now());
+"""
+
+# (promise, what breaks it)
+BREAKS = [
+    ("every run that was enqueued ended, once", "insert into chaos.chaos_enqueued values (3, 'plain', false)"),
+    (
+        "every run that was enqueued ended, once",
+        "insert into run_history (id, tenant_id, queue, task, state, priority, args, attempt, failures, deaths,"
+        " finished_at, output) select id, tenant_id, queue, task, state, priority, args, attempt, failures, deaths,"
+        " finished_at + interval '1 second', output from run_history where id = 1",
+    ),
+    ("every run succeeded", "update run_history set state = 'failed' where id = 1"),
+    (
+        "no run is left",
+        "insert into run (id, tenant_id, queue, task, state, args) values (9, 'default', 'q', 't', 'queued', '{}')",
+    ),
+    (
+        "nothing ran that nobody enqueued",
+        "insert into run_history (id, tenant_id, queue, task, state, priority, args, attempt, failures, deaths,"
+        " finished_at) values (9, 'default', 'q', 'u', 'succeeded', 0, '{}', 1, 0, 0, now())",
+    ),
+    (
+        "no step ran again after its checkpoint was on disk",
+        "insert into chaos.chaos_execution (run_id, step, attempt) values (2, 'a', 3)",
+    ),
+    ("no attempt ran a step twice", "insert into chaos.chaos_execution (run_id, step, attempt) values (2, 'b', 2)"),
+    ("no checkpoint was written again", "update checkpoint set repeats = 1 where run_id = 2 and step = 'b'"),
+    (
+        "every step of a run has its checkpoint, and nothing else has",
+        "delete from checkpoint where run_id = 1 and step = 'b'",
+    ),
+    (
+        "a run's output is made of the outputs that were kept",
+        "update checkpoint set output = '\"other\"' where run_id = 2 and step = 'a'",
+    ),
+    ("a run failed as often as it was told to", "update run_history set failures = 2 where id = 2"),
+    ("every session is numbered 1, 2, 3 without a gap", "update event set seq = 5 where seq = 4"),
+    ("every session is numbered 1, 2, 3 without a gap", "update session set last_seq = 1 where id = 'empty'"),
+    ("no event is there twice, and none is missing", "update event set type = 's', data = '1' where seq = 4"),
+]
+
+
+@pytest.fixture
+def kept(db: psycopg.Connection) -> psycopg.Connection:
+    """A database in which every promise was kept."""
+    db.execute(TABLES.encode())
+    db.execute(KEPT.encode())
+    return db
+
+
+def test_kept_promises_are_found_kept(kept: psycopg.Connection) -> None:
+    verdict = verify(kept, PROMISES)
+    assert verdict.broken == []
+    assert verdict.counts["runs rescued from a dead worker"] == 1
+    assert verdict.counts["steps started again, not yet on disk"] == 2
+
+
+@pytest.mark.parametrize(("promise", "damage"), BREAKS)
+def test_a_broken_promise_is_named_and_no_other(kept: psycopg.Connection, promise: str, damage: str) -> None:
+    kept.execute(damage.encode())
+    verdict = verify(kept, PROMISES)
+    assert [what for what, times in verdict.kept.items() if times] == [promise]
+    assert len(verdict.broken) == 1
+
+
+def test_every_check_has_been_seen_to_fail() -> None:
+    assert {promise for promise, _ in BREAKS} == set(CHECKS)

@@ -1,0 +1,108 @@
+"""A queued run always has a lane: removal against enqueue, in both orders, and under stress."""
+
+from __future__ import annotations
+
+import asyncio
+
+from howdah.sql.pool import Connection
+from tests.sql.engine import claim, connect, enqueue, new_worker, outcome, rows, until_blocked, value, write
+
+WITHOUT_LANE = """
+    select r.id from run as r
+    where r.state = 'queued'
+      and not exists (select from lane as l where l.queue = r.queue and l.tenant_id = r.tenant_id)
+"""
+
+
+async def empty_lane(connection: Connection) -> None:
+    """A lane of the tenant 'default' whose last run has just been claimed."""
+    await enqueue(connection)
+    await claim(connection, 1)
+    assert await value(connection, "select count(*) from lane") == 1
+
+
+async def test_a_removal_leaves_a_lane_that_an_open_enqueue_holds(connection: Connection, conninfo: str) -> None:
+    await empty_lane(connection)
+    async with await connect(conninfo) as enqueuer, enqueuer.transaction():
+        (run_id,) = await enqueue(enqueuer)
+        await connection.execute("set lock_timeout = '1s'")
+        assert await value(connection, "select remove_empty_lanes('default')") == 0
+    assert await rows(connection, WITHOUT_LANE) == []
+    assert [run.id for run in await claim(connection)] == [run_id]
+
+
+async def test_an_enqueue_waits_for_an_open_removal_and_makes_the_lane_again(
+    connection: Connection, conninfo: str
+) -> None:
+    await empty_lane(connection)
+    async with await connect(conninfo) as remover, await connect(conninfo) as enqueuer:
+        async with remover.transaction():
+            assert await value(remover, "select remove_empty_lanes('default')") == 1
+            enqueueing = asyncio.create_task(enqueue(enqueuer))
+            await until_blocked(connection, enqueuer)
+        (run_id,) = await enqueueing
+    assert await rows(connection, WITHOUT_LANE) == []
+    assert [run.id for run in await claim(connection)] == [run_id]
+
+
+async def test_a_removal_that_is_rolled_back_leaves_the_lane_to_the_enqueue_that_waited(
+    connection: Connection, conninfo: str
+) -> None:
+    await empty_lane(connection)
+    async with await connect(conninfo) as remover, await connect(conninfo) as enqueuer:
+        async with remover.transaction(force_rollback=True):
+            await remover.execute("select remove_empty_lanes('default')")
+            enqueueing = asyncio.create_task(enqueue(enqueuer))
+            await until_blocked(connection, enqueuer)
+        await enqueueing
+    assert len(await claim(connection)) == 1
+
+
+async def test_a_removal_spares_a_lane_that_got_a_run(connection: Connection) -> None:
+    await empty_lane(connection)
+    await enqueue(connection)
+    assert await value(connection, "select remove_empty_lanes('default')") == 0
+
+
+async def test_an_open_callers_enqueue_hides_nobody_elses_runs(connection: Connection, conninfo: str) -> None:
+    (before,) = await enqueue(connection)
+    async with await connect(conninfo) as caller, caller.transaction():
+        await enqueue(caller)
+        await connection.execute("set lock_timeout = '1s'")
+        (during,) = await enqueue(connection)
+        assert sorted(run.id for run in await claim(connection)) == [before, during]
+
+
+async def test_under_stress_every_run_has_a_lane_and_one_claimer(connection: Connection, conninfo: str) -> None:
+    tenants = await rows(connection, "insert into tenant select 't' || n, n from generate_series(1, 3) n returning id")
+    sent: list[int] = []
+    taken: list[int] = []
+    sending = 4
+
+    async def enqueuer() -> None:
+        nonlocal sending
+        async with await connect(conninfo) as own:
+            for number in range(80):
+                sent.extend(await enqueue(own, 1, tenants[number % 3]))
+        sending -= 1
+
+    async def claimer() -> None:
+        async with await connect(conninfo) as own:
+            worker = await new_worker(own)
+            while True:
+                last_look = sending == 0
+                runs = await claim(own, 5, worker=worker)
+                taken.extend(run.id for run in runs)
+                await write(own, *(outcome(run) for run in runs))
+                if last_look and not runs:
+                    return
+
+    async def checker() -> None:
+        while sending:
+            assert await rows(connection, WITHOUT_LANE) == []
+
+    await asyncio.gather(*(enqueuer() for _ in range(4)), *(claimer() for _ in range(4)), checker())
+    # Claimers that met only locked lanes may have left some.
+    taken += [run.id for run in await claim(connection, 1000)]
+    assert sorted(taken) == sorted(sent)
+    assert len(taken) == 4 * 80

@@ -1,0 +1,155 @@
+"""At depth, every hot statement goes through its index: the plans are those of the real functions, by auto_explain."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import psycopg
+import pytest
+
+from howdah.sql.pool import Connection
+from howdah.sql.queue import calls
+from howdah.sql.queue.calls import NewRun
+from howdah.sql.stream.calls import read_events
+from howdah.sql.workflow.calls import read_checkpoints
+from tests.sql.engine import checkpoint, connect, event, new_worker, outcome, value, write
+
+# What a claim meets in a bad hour: 100,000 queued runs of 1,000 tenants, beside yesterday's remains.
+DEPTH = """
+    insert into tenant select 't' || n, n from generate_series(1, 1000) as n;
+    insert into queue (name) values ('default');
+    insert into run (id, tenant_id, queue, task, state, args)
+        select next_run_id(), 't' || n % 1000 + 1, 'default', 't', 'queued', '{}' from generate_series(1, 100000) as n;
+    insert into run (id, tenant_id, queue, task, state, args, run_at)
+        select next_run_id(), 't1', 'default', 't', 'scheduled', '{}', now() + n * interval '1 minute'
+        from generate_series(1, 2000) as n;
+    insert into lane select 'default', id, random() from tenant where id like 't%';
+    insert into run_history (id, tenant_id, queue, task, state, priority, args, attempt, failures, deaths, worker_id,
+                             finished_at)
+        select next_run_id(), 't1', 'default', 't', 'failed', 0, '{}', 1, 1, 0, 1, now() + interval '1 second'
+        from generate_series(1, 5000) as n;
+    insert into checkpoint
+        select next_run_id(), 's', 't1', 1, '1', now(), now() from generate_series(1, 5000) as n;
+    insert into session (tenant_id, id, last_seq) select 't1', 'case-' || n, 10 from generate_series(1, 1000) as n;
+    insert into event (tenant_id, session_id, seq, type, data, key, created_at)
+        select 't1', 'case-' || s, n, 'noted', '{}', n::text, now()
+        from generate_series(1, 1000) as s, generate_series(1, 10) as n;
+    insert into idempotency_key
+        select 't1', n::text, '', n from generate_series(1, 5000) as n;
+    analyze;
+"""
+
+_BIG = r"(run|run_history\w*|checkpoint\w*|session|event|idempotency_key|lane)"
+
+
+class Plans(list[str]):
+    """What auto_explain tells this connection."""
+
+    def hear(self, notice: psycopg.errors.Diagnostic) -> None:
+        self.append(notice.message_primary or "")
+
+    def text(self) -> str:
+        return "\n".join(self)
+
+    def assert_no_scan_of_a_whole_table(self) -> None:
+        assert self, "auto_explain told nothing"
+        for plan in self:
+            assert not re.search(rf"Seq Scan on {_BIG}\b", plan), plan
+
+
+@pytest.fixture
+async def deep(conninfo: str) -> AsyncIterator[Connection]:
+    async with await connect(conninfo) as opened:
+        await opened.execute(DEPTH.encode())
+        await opened.execute(
+            "load 'auto_explain'; set auto_explain.log_min_duration = 0; set auto_explain.log_nested_statements = on;"
+            " set auto_explain.log_level = notice; set auto_explain.log_analyze = on; set auto_explain.log_timing = off"
+        )
+        yield opened
+
+
+@pytest.fixture
+def plans(deep: Connection) -> Plans:
+    heard = Plans()
+    deep.add_notice_handler(heard.hear)
+    return heard
+
+
+async def test_a_claim_reads_lanes_and_heads_by_their_indexes(deep: Connection, plans: Plans) -> None:
+    worker = await new_worker(deep)
+    plans.clear()
+    claimed = await calls.claim_runs(deep, worker, ["default"], 500, ["t"])
+    assert len(claimed) == 500
+    assert "using lane_claim_idx" in plans.text()
+    assert "using run_ready_idx" in plans.text()
+    plans.assert_no_scan_of_a_whole_table()
+
+
+async def test_a_claim_touches_little_more_than_it_takes(deep: Connection, plans: Plans) -> None:
+    worker = await new_worker(deep)
+    plans.clear()
+    await calls.claim_runs(deep, worker, ["default"], 100)
+    (of_heads,) = [line for plan in plans for line in plan.splitlines() if "run_ready_idx" in line and "actual" in line]
+    rows_a_lane = float(re.findall(r"rows=([\d.]+)", of_heads)[-1])
+    assert rows_a_lane <= 2, of_heads
+
+
+async def test_empty_lanes_are_found_by_their_indexes(deep: Connection, plans: Plans) -> None:
+    await deep.execute("delete from run where tenant_id in ('t7', 't8')")
+    plans.clear()
+    assert await value(deep, "select remove_empty_lanes('default')") == 2
+    assert "using lane_claim_idx" in plans.text()
+    assert "using run_ready_idx" in plans.text()
+    plans.assert_no_scan_of_a_whole_table()
+
+
+async def test_a_flush_writes_by_its_indexes(deep: Connection, plans: Plans) -> None:
+    worker = await new_worker(deep)
+    claimed = await calls.claim_runs(deep, worker, ["default"], 200)
+    plans.clear()
+    items = [item for run in claimed for item in (checkpoint(run), event(run, key="k"), outcome(run))]
+    assert set(await write(deep, *items)) == {"ok"}
+    assert set(await write(deep, *items)) == {"ok"}, "the second way, of what is over, has plans of its own"
+    plans.assert_no_scan_of_a_whole_table()
+
+
+async def test_an_enqueue_writes_by_its_indexes(deep: Connection, plans: Plans) -> None:
+    batch = [NewRun("t1", "t", idempotency_key=f"new-{n}", unique_key=f"u-{n}") for n in range(100)]
+    await calls.enqueue_runs(deep, batch)
+    plans.assert_no_scan_of_a_whole_table()
+
+
+async def test_due_runs_are_found_by_their_index(deep: Connection, plans: Plans) -> None:
+    await deep.execute("set howdah.now = '2100-01-01'")
+    plans.clear()
+    woken, _ = await calls.wake_due_runs(deep)
+    assert woken == 1000
+    assert "using run_due_idx" in plans.text()
+    plans.assert_no_scan_of_a_whole_table()
+
+
+async def test_heartbeat_rescue_and_leaving_find_a_workers_runs_by_their_index(deep: Connection, plans: Plans) -> None:
+    leaving, dead = await new_worker(deep), await new_worker(deep)
+    for worker in (leaving, dead):
+        await calls.claim_runs(deep, worker, ["default"], 100)
+    plans.clear()
+    await calls.heartbeat(deep, leaving)
+    await calls.unregister_worker(deep, leaving)
+    await deep.execute("set howdah.now = '2100-01-01'")
+    await calls.rescue_runs(deep, timedelta(seconds=1))
+    assert "using run_worker_idx" in plans.text()
+    plans.assert_no_scan_of_a_whole_table()
+
+
+async def test_reading_and_steering_single_runs_goes_by_their_indexes(deep: Connection, plans: Plans) -> None:
+    failed = await value(deep, "select min(id) from run_history")
+    queued = await value(deep, "select min(id) from run where state = 'queued'")
+    plans.clear()
+    assert await calls.requeue_runs(deep, None, [failed]) == {failed: "requeued"}
+    assert await calls.cancel_runs(deep, None, [queued]) == {queued: "cancelled"}
+    assert await calls.cancel_runs(deep, None, [queued]) == {queued: "finished"}
+    assert await read_checkpoints(deep, [queued]) == []
+    assert len(await read_events(deep, "t1", "case-3", 5)) == 5
+    plans.assert_no_scan_of_a_whole_table()
