@@ -84,7 +84,7 @@ class HowdahClient:
         return response.content
 
     async def events(self, session: str) -> AsyncIterator[StreamedEvent]:
-        """The session's events from the first until it is closed; a lost connection goes on elsewhere, by the last id."""
+        """The session's events from the first until it is closed; a lost stream goes on elsewhere, by the last id."""
         last_id = ""
         failures = 0
         base = self._bases[0]

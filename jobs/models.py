@@ -11,7 +11,6 @@ from howdah.router import (
     Embedder,
     Model,
     ModelCall,
-    OpenAIProvider,
     Provider,
     Router,
     WordLlamaEmbedder,
@@ -60,6 +59,8 @@ def compose_models(openai_api_key: str | None = None, openai_base_url: str | Non
     """The built-in models, and those behind the OpenAI protocol when there is a key."""
     providers: dict[str, Provider] = {"builtin": BuiltinProvider()}
     if openai_api_key:
+        from howdah.router.openai_provider import OpenAIProvider
+
         providers["openai"] = OpenAIProvider(openai_api_key, openai_base_url)
     return Models(catalogue(openai_configured=bool(openai_api_key)), providers, WordLlamaEmbedder())
 

@@ -1,4 +1,7 @@
-"""Choosing and calling models. Start at :class:`Router`; what can go wrong is in ``errors.py``."""
+"""Choosing and calling models. Start at :class:`Router`; what can go wrong is in ``errors.py``.
+
+What speaks the OpenAI protocol is imported from its own modules, for the `openai` package takes half a second to import.
+"""
 
 from howdah.router.builtin import BuiltinProvider
 from howdah.router.catalogue import Model, catalogue
@@ -18,8 +21,6 @@ from howdah.router.errors import (
     UpstreamError,
 )
 from howdah.router.measure import Measure, measure
-from howdah.router.openai_embedder import OpenAIEmbedder
-from howdah.router.openai_provider import OpenAIProvider
 from howdah.router.policy import Choice, Need, choose
 from howdah.router.request import Completion, Delta, Message, Purpose, Quote, Request
 from howdah.router.router import ModelCall, Provider, Recorder, Router
@@ -44,8 +45,6 @@ __all__ = [
     "ModelTooSmallError",
     "Need",
     "NoModelError",
-    "OpenAIEmbedder",
-    "OpenAIProvider",
     "Provider",
     "Purpose",
     "Quote",

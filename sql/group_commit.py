@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
 import psycopg
@@ -43,12 +43,19 @@ class GroupCommit(Generic[Item, Result]):
     flush
         Writes a batch in one transaction and answers in the same positions; :data:`BUSY` means again. It must be safe
         to repeat after a lost connection, when nobody knows whether the commit arrived.
+    order
+        What an item belongs to: items of the same keep their order, also where one of them is busy.
     """
 
     def __init__(
-        self, flush: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Busy]]], *, max_batch: int = MAX_BATCH
+        self,
+        flush: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Busy]]],
+        *,
+        order: Callable[[Item], Hashable] = lambda item: None,
+        max_batch: int = MAX_BATCH,
     ) -> None:
         self._flush = flush
+        self._order = order
         self._max_batch = max_batch
         self._open: deque[_Waiting[Item, Result]] = deque()
         self._writer: asyncio.Task[None] | None = None
@@ -103,8 +110,10 @@ class GroupCommit(Generic[Item, Result]):
                 return []
             middle = len(batch) // 2
             busy = await self._write_batch(batch[:middle])
-            # What follows a busy item waits with it: it may be of the same run.
-            return busy + (batch[middle:] if busy else await self._write_batch(batch[middle:]))
+            held = {self._order(item) for item, _ in busy}
+            free = [waiting for waiting in batch[middle:] if self._order(waiting[0]) not in held]
+            follow = [waiting for waiting in batch[middle:] if self._order(waiting[0]) in held]
+            return busy + (await self._write_batch(free) if free else []) + follow
         busy = []
         for (item, future), result in zip(batch, results, strict=True):
             if isinstance(result, Busy):

@@ -40,7 +40,7 @@ def schema_sql(cell: str = DEFAULT_CELL) -> str:
         raise ValueError(f"cell {cell!r} is not a name: use lower-case letters, digits and _, beginning with a letter")
     ops = operator_schema(cell)
     parts = [
-        "create extension if not exists vector;",
+        "create extension if not exists vector with schema public;",
         f"create schema {cell};",
         f"create schema {ops};",
         # Functions may call one another in any order; a test compiles each of them once all are there.

@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 from litestar import get
+from litestar.di import NamedDependency
 
 from howdah.app.composition import Resources, check_ready
 
@@ -26,7 +27,7 @@ def check_live() -> Health:
 
 
 @get("/health/ready", tags=["health"], security=[])
-async def check_readiness(resources: Resources) -> Health:
+async def check_readiness(resources: NamedDependency[Resources]) -> Health:
     """Whether the database can be reached and its schema is this release's; else 503."""
     await check_ready(resources, READY_SECONDS)
     return Health("ok")

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from litestar import Controller, get
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import PathParameter
 from sqlalchemy import Row, select
 
 from howdah.app.api.problems import Refused
@@ -54,7 +55,7 @@ class ModelController(Controller):
     tags = ("models",)
 
     @get()
-    async def list_models(self, resources: Resources) -> ModelList:
+    async def list_models(self, resources: NamedDependency[Resources]) -> ModelList:
         """List the models that can be chosen."""
         query = select(model).where(model.c.enabled).order_by(model.c.name).limit(MAX_MODELS)
         async with resources.engine.connect() as connection:
@@ -65,8 +66,8 @@ class ModelController(Controller):
     @get("/{model_id:path}")
     async def get_model(
         self,
-        model_id: Annotated[str, Parameter(description="The model's name.", max_length=200)],
-        resources: Resources,
+        model_id: Annotated[str, PathParameter(description="The model's name.", max_length=200)],
+        resources: NamedDependency[Resources],
     ) -> Model:
         """Look up a model."""
         name = str(model_id).lstrip("/")

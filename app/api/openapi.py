@@ -14,6 +14,7 @@ from litestar import Request, Response, get
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
 from litestar.openapi.spec import Components, OpenAPI, OpenAPIMediaType, OpenAPIResponse, Reference, SecurityScheme, Tag
+from litestar.params import FromPath
 from swagger_ui_bundle import swagger_ui_path
 
 from howdah.app.api.auth import TENANT_HEADER
@@ -52,7 +53,7 @@ PROBLEMS = {
 
 
 @get(f"{PATH}/assets/{{name:str}}", include_in_schema=False)
-async def read_asset(name: str) -> Response[bytes]:
+async def read_asset(name: FromPath[str]) -> Response[bytes]:
     """A file of the docs page, from the wheel."""
     if name not in ASSETS:
         raise Refused(404, "not-found", f"the docs page has no file {name!r}")

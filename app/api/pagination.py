@@ -7,7 +7,7 @@ import binascii
 from hashlib import sha256
 from typing import Annotated
 
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 from howdah.app.api.problems import FieldError, Refused
 
@@ -19,9 +19,10 @@ _CHECK_BYTES = 8
 # Longer than any cursor made here, short enough to decode for nothing.
 _MAX_CURSOR = 1024
 
-Limit = Annotated[int, Parameter(ge=1, le=MAX_LIMIT, description=f"Items of a page, 1 to {MAX_LIMIT}.")]
+Limit = Annotated[int, QueryParameter(ge=1, le=MAX_LIMIT, description=f"Items of a page, 1 to {MAX_LIMIT}.")]
 Cursor = Annotated[
-    str | None, Parameter(max_length=_MAX_CURSOR, description="`next` of the page before; leave it out for the first.")
+    str | None,
+    QueryParameter(max_length=_MAX_CURSOR, description="`next` of the page before; leave it out for the first."),
 ]
 
 

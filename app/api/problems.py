@@ -11,6 +11,7 @@ import psycopg
 import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
+from litestar.params import ParameterKwarg
 from litestar.types import ExceptionHandlersMap
 from psycopg import errors as pg
 from sqlalchemy.exc import DBAPIError
@@ -102,6 +103,8 @@ def problem_of(error: Exception, instance: str | None = None) -> tuple[Problem, 
 
 def render(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
     """Litestar's exception handler for everything."""
+    if isinstance(error, ValidationException):
+        error = _of_parameters(error, request)
     problem, headers = problem_of(error, request.url.path)
     return Response(problem, status_code=problem.status, headers=headers, media_type=MEDIA_TYPE)
 
@@ -134,11 +137,6 @@ def _unavailable() -> Refused:
 def _of_framework(error: HTTPException) -> Exception:
     """Litestar's own errors, such as a path that is not there or a parameter that is no number."""
     headers = error.headers or {}
-    if isinstance(error, ValidationException):
-        errors = [_field_error(item) for item in error.extra if isinstance(item, dict)] if error.extra else []
-        in_body = any(item.pointer is not None for item in errors)
-        detail = "; ".join(item.detail for item in errors[:3]) or error.detail
-        return Refused(422 if in_body else 400, "invalid-request", detail, errors=errors, headers=headers)
     status = error.status_code
     if status >= 500:
         return error.__cause__ if isinstance(error.__cause__, Exception) else RuntimeError(error.detail)
@@ -147,10 +145,23 @@ def _of_framework(error: HTTPException) -> Exception:
     return Refused(known, slug, error.detail, headers=headers)
 
 
-def _field_error(item: dict[str, Any]) -> FieldError:
+def _of_parameters(error: ValidationException, request: Request[Any, Any, Any]) -> Refused:
+    """What Litestar found wrong with the parameters of a handler, or with a body that it read by itself."""
+    # It names the handler's own parameters; a client knows them as they stand in the request.
+    declared = request.route_handler.parsed_fn_signature.parameters
+    kwargs = {name: field.kwarg_definition for name, field in declared.items()}
+    names = {name: kwarg.name or name for name, kwarg in kwargs.items() if isinstance(kwarg, ParameterKwarg)}
+    errors = [_field_error(item, names) for item in error.extra or [] if isinstance(item, dict)]
+    detail = "; ".join(item.detail for item in errors[:3]) or error.detail
+    in_body = any(item.pointer is not None for item in errors)
+    return Refused(422 if in_body else 400, "invalid-request", detail, errors=errors)
+
+
+def _field_error(item: dict[str, Any], names: Mapping[str, str]) -> FieldError:
     message, key = str(item.get("message", "is invalid")), str(item.get("key", ""))
-    if item.get("source") in ("query", "path", "header", "cookie"):
-        return FieldError(f"{key}: {message}", parameter=key)
+    if item.get("source") in ("query", "path", "header", "cookie") or key in names:
+        name = names.get(key, key)
+        return FieldError(f"{name}: {message}", parameter=name)
     if key in ("", "data"):
         return FieldError("the request has no body, or not the one expected: send a JSON document", pointer="")
     return FieldError(message, pointer=pointer_of(key))

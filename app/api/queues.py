@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 from litestar import Controller, get
+from litestar.di import NamedDependency
 from sqlalchemy import ColumnElement, exists, func, select, true
 
 from howdah.app.api.auth import Caller
@@ -36,7 +37,7 @@ class QueueController(Controller):
     tags = ("queues",)
 
     @get()
-    async def list_queues(self, caller: Caller, resources: Resources) -> QueueList:
+    async def list_queues(self, caller: NamedDependency[Caller], resources: NamedDependency[Resources]) -> QueueList:
         """List queues with the caller's depths; an administrator who names no tenant sees those of all together."""
         depths = select(run.c.queue, *(_count(state) for state in ("queued", "scheduled", "running")))
         if caller.tenant_id is not None:

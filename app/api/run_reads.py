@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import ColumnElement, Row, Select, Text, cast, null, select, tuple_, union_all
+from sqlalchemy import ColumnElement, DateTime, Row, Select, Text, cast, null, select, tuple_, union_all
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from howdah.app.api.pagination import bad_cursor, decode_cursor, encode_cursor
@@ -18,6 +18,8 @@ LiveState = Literal["queued", "scheduled", "blocked", "waiting", "held", "runnin
 FinalState = Literal["succeeded", "failed", "cancelled"]
 RunState = LiveState | FinalState
 FINAL_STATES = ("succeeded", "failed", "cancelled")
+
+_NEVER = cast(null(), DateTime(timezone=True))
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -185,7 +187,7 @@ async def list_steps(
 def _live(*, full: bool) -> Select[Any]:
     c = run.c
     columns: list[Any] = [c.id, c.tenant_id, c.queue, c.task, c.state, c.priority, c.session_id, c.attempt, c.failures]
-    columns += [c.run_at, c.claimed_at, null().label("finished_at")]
+    columns += [c.run_at, c.claimed_at, _NEVER.label("finished_at")]
     if full:
         columns += [cast(c.args, Text).label("args"), cast(null(), Text).label("output"), cast(c.error, Text)]
     return select(*columns)
@@ -194,7 +196,7 @@ def _live(*, full: bool) -> Select[Any]:
 def _history(*, full: bool) -> Select[Any]:
     c = run_history.c
     columns: list[Any] = [c.id, c.tenant_id, c.queue, c.task, c.state, c.priority, c.session_id, c.attempt, c.failures]
-    columns += [null().label("run_at"), c.claimed_at, c.finished_at]
+    columns += [_NEVER.label("run_at"), c.claimed_at, c.finished_at]
     if full:
         columns += [cast(c.args, Text).label("args"), cast(c.output, Text), cast(c.error, Text)]
     return select(*columns)

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Controller, Response, get, post
+from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import FromQuery, HeaderParameter, PathParameter, QueryParameter
 
 from howdah.app.api.auth import Caller
 from howdah.app.api.bodies import JsonBody, JsonItems, decode_body
@@ -44,7 +45,7 @@ MAX_WAIT = 60.0
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$(?!\n)"
 SESSION = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\n)"
 Key = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
-RunId = Annotated[str, Parameter(description="The run's id.", max_length=40)]
+RunId = Annotated[str, PathParameter(description="The run's id.", max_length=40)]
 
 
 class NewRunBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -52,9 +53,9 @@ class NewRunBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     while another run with it is queued."""
 
     task: Annotated[str, msgspec.Meta(min_length=1, max_length=200, examples=["invoice.send"])]
-    args: Annotated[msgspec.Raw, msgspec.Meta(description="An object that fits the task's schema.", examples=[{"id": 7}])] = msgspec.field(
-        default_factory=lambda: msgspec.Raw(b"{}")
-    )
+    args: Annotated[
+        msgspec.Raw, msgspec.Meta(description="An object that fits the task's schema.", examples=[{"id": 7}])
+    ] = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
     queue: Annotated[str, msgspec.Meta(pattern=NAME)] | None = None
     priority: Annotated[int, msgspec.Meta(ge=-1_000_000, le=1_000_000, description="Higher first.")] = 0
     run_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
@@ -106,13 +107,13 @@ class RunController(Controller):
     async def create_run(
         self,
         data: NewRunBody,
-        caller: Caller,
-        resources: Resources,
-        metrics: Metrics,
+        caller: NamedDependency[Caller],
+        resources: NamedDependency[Resources],
+        metrics: NamedDependency[Metrics],
         idempotency_key: Annotated[
             str | None,
-            Parameter(
-                header="Idempotency-Key",
+            HeaderParameter(
+                name="Idempotency-Key",
                 min_length=1,
                 max_length=255,
                 pattern=r"^[\x21-\x7e]+$",
@@ -133,7 +134,11 @@ class RunController(Controller):
 
     @post("/batch", status_code=200, dto=JsonItems[RunBatch])
     async def create_runs(
-        self, data: list[bytes], caller: Caller, resources: Resources, metrics: Metrics
+        self,
+        data: list[bytes],
+        caller: NamedDependency[Caller],
+        resources: NamedDependency[Resources],
+        metrics: NamedDependency[Metrics],
     ) -> BatchResults:
         """Create up to 1,000 runs in one transaction. A bad item fails alone: see each item's status."""
         tenant_id = caller.tenant()
@@ -158,12 +163,12 @@ class RunController(Controller):
     @get()
     async def list_runs(
         self,
-        caller: Caller,
-        resources: Resources,
-        run_state: Annotated[RunState | None, Parameter(query="state")] = None,
-        queue: str | None = None,
-        task: str | None = None,
-        session: str | None = None,
+        caller: NamedDependency[Caller],
+        resources: NamedDependency[Resources],
+        run_state: Annotated[RunState | None, QueryParameter(name="state")] = None,
+        queue: FromQuery[str | None] = None,
+        task: FromQuery[str | None] = None,
+        session: FromQuery[str | None] = None,
         cursor: Cursor = None,
         limit: Limit = DEFAULT_LIMIT,
     ) -> RunPage:
@@ -175,10 +180,11 @@ class RunController(Controller):
     async def get_run(
         self,
         run_id: RunId,
-        caller: Caller,
-        resources: Resources,
+        caller: NamedDependency[Caller],
+        resources: NamedDependency[Resources],
         wait: Annotated[
-            float, Parameter(ge=0, le=MAX_WAIT, description="Seconds to wait until the run is over; then as it is.")
+            float,
+            QueryParameter(ge=0, le=MAX_WAIT, description="Seconds to wait until the run is over; then as it is."),
         ] = 0,
     ) -> Run:
         """Look up a run; with `wait`, answer when it is over, or as it is when the time is."""
@@ -193,7 +199,9 @@ class RunController(Controller):
         return await find_run(resources.engine, caller.tenant_id, number)
 
     @post("/{run_id:str}/cancel", status_code=200, responses={202: ResponseSpec(RunStatus, description="Requested")})
-    async def cancel_run(self, run_id: RunId, caller: Caller, resources: Resources) -> Response[RunStatus]:
+    async def cancel_run(
+        self, run_id: RunId, caller: NamedDependency[Caller], resources: NamedDependency[Resources]
+    ) -> Response[RunStatus]:
         """Cancel a run: at once where it is not running (200), else by asking its worker (202)."""
         number = parse_run_id(run_id)
         async with resources.pool.connection() as connection:
@@ -203,7 +211,9 @@ class RunController(Controller):
         return Response(RunStatus(run_id, status), status_code=202 if status == "requested" else 200)
 
     @post("/{run_id:str}/requeue", status_code=200)
-    async def requeue_run(self, run_id: RunId, caller: Caller, resources: Resources) -> RunStatus:
+    async def requeue_run(
+        self, run_id: RunId, caller: NamedDependency[Caller], resources: NamedDependency[Resources]
+    ) -> RunStatus:
         """Bring a failed or cancelled run back; a workflow goes on from its last finished step."""
         number = parse_run_id(run_id)
         async with resources.pool.connection() as connection:
@@ -216,7 +226,12 @@ class RunController(Controller):
 
     @get("/{run_id:str}/steps")
     async def list_steps(
-        self, run_id: RunId, caller: Caller, resources: Resources, cursor: Cursor = None, limit: Limit = DEFAULT_LIMIT
+        self,
+        run_id: RunId,
+        caller: NamedDependency[Caller],
+        resources: NamedDependency[Resources],
+        cursor: Cursor = None,
+        limit: Limit = DEFAULT_LIMIT,
     ) -> StepPage:
         """List the finished steps of a run with their outputs, in the order in which they finished."""
         number = parse_run_id(run_id)
@@ -271,7 +286,7 @@ def _result(index: int, new: NewRun, outcome: Enqueued | BaseException, known: d
         run_id = _accepted(new, outcome)
     except HowdahError as error:
         return _failed(index, error)
-    if run_id in known:
+    if outcome.status == "existing":
         fields = {name: getattr(known[run_id], name) for name in RunSummary.__struct_fields__}
         return BatchResult(index, 200, RunSummary(**fields))
     return BatchResult(index, 201, RunSummary(**_of_new(new, run_id)))

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import msgspec
 from litestar import Controller, Response, delete, get, post
+from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import PathParameter
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -22,7 +23,7 @@ from howdah.sql.errors import UnknownTenant
 from howdah.sql.tables import api_key, tenant
 from howdah.sql.tenancy.calls import create_tenant, revoke_api_key
 
-TenantId = Annotated[str, Parameter(description="The tenant's id.", max_length=63)]
+TenantId = Annotated[str, PathParameter(description="The tenant's id.", max_length=63)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
 
 
@@ -93,7 +94,7 @@ class TenantController(Controller):
     guards = (require_admin,)
 
     @post(dto=JsonBody[NewTenant], responses={200: ResponseSpec(Tenant, description="It was there already")})
-    async def create_tenant(self, data: NewTenant, resources: Resources) -> Response[Tenant]:
+    async def create_tenant(self, data: NewTenant, resources: NamedDependency[Resources]) -> Response[Tenant]:
         """Make a tenant. One that exists is left as it is and answered with 200."""
         async with resources.pool.connection() as connection:
             created = await create_tenant(connection, data.id, data.name)
@@ -102,7 +103,7 @@ class TenantController(Controller):
 
     @get()
     async def list_tenants(
-        self, resources: Resources, cursor: Cursor = None, limit: Limit = DEFAULT_LIMIT
+        self, resources: NamedDependency[Resources], cursor: Cursor = None, limit: Limit = DEFAULT_LIMIT
     ) -> TenantPage:
         """List tenants by id."""
         query = select(tenant).order_by(tenant.c.id).limit(limit + 1)
@@ -115,12 +116,14 @@ class TenantController(Controller):
         return TenantPage([Tenant(row.id, row.name, row.created_at) for row in rows[:limit]], more)
 
     @get("/{tenant_id:str}")
-    async def get_tenant(self, tenant_id: TenantId, resources: Resources) -> Tenant:
+    async def get_tenant(self, tenant_id: TenantId, resources: NamedDependency[Resources]) -> Tenant:
         """Look up a tenant."""
         return await _find_tenant(resources.engine, tenant_id)
 
     @post("/{tenant_id:str}/keys", dto=JsonBody[NewKeyBody])
-    async def create_key(self, tenant_id: TenantId, data: NewKeyBody, resources: Resources) -> Response[IssuedKey]:
+    async def create_key(
+        self, tenant_id: TenantId, data: NewKeyBody, resources: NamedDependency[Resources]
+    ) -> Response[IssuedKey]:
         """Make a key for a tenant. The answer is the only place where its secret ever stands."""
         key = new_api_key()
         async with resources.pool.connection() as connection:
@@ -130,7 +133,11 @@ class TenantController(Controller):
 
     @get("/{tenant_id:str}/keys")
     async def list_keys(
-        self, tenant_id: TenantId, resources: Resources, cursor: Cursor = None, limit: Limit = DEFAULT_LIMIT
+        self,
+        tenant_id: TenantId,
+        resources: NamedDependency[Resources],
+        cursor: Cursor = None,
+        limit: Limit = DEFAULT_LIMIT,
     ) -> KeyPage:
         """List a tenant's keys, the revoked ones too, without their secrets."""
         await _find_tenant(resources.engine, tenant_id)
@@ -150,8 +157,8 @@ class TenantController(Controller):
     async def revoke_key(
         self,
         tenant_id: TenantId,
-        key_id: Annotated[str, Parameter(description="The key's id.", max_length=64)],
-        resources: Resources,
+        key_id: Annotated[str, PathParameter(description="The key's id.", max_length=64)],
+        resources: NamedDependency[Resources],
     ) -> None:
         """Revoke a key: it opens nothing here from now on, and nowhere after five seconds."""
         async with resources.pool.connection() as connection:

@@ -28,7 +28,7 @@ class Bars:
     def __init__(self, progress: Progress, documents: int) -> None:
         self._progress = progress
         self._steps: dict[str, TaskID] = {name: progress.add_task(name, total=documents) for name in PROGRESS}
-        self._documents = progress.add_task("[bold]documents", total=documents)
+        self._documents = progress.add_task("documents", total=documents)
 
     def step(self, name: str) -> None:
         self._progress.advance(self._steps[name])
@@ -57,9 +57,9 @@ def documents(console: Console, reviews: Sequence[DocumentReview], seconds: Mapp
     table = Table(title=f"{len(reviews)} documents reviewed", title_justify="left", show_edge=False, pad_edge=False)
     table.add_column("document", no_wrap=True, max_width=40)
     table.add_column("type", no_wrap=True, max_width=14)
-    for name in ("tokens", "complexity"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("model and why", overflow="fold", min_width=30)
+    table.add_column("tokens", justify="right", no_wrap=True)
+    table.add_column("model", no_wrap=True)
+    table.add_column("because", no_wrap=True, max_width=48)
     for name in ("quotes", "cost", "seconds"):
         table.add_column(name, justify="right", no_wrap=True)
     for review in reviews:
@@ -67,8 +67,8 @@ def documents(console: Console, reviews: Sequence[DocumentReview], seconds: Mapp
             _left_cut(review.name, 40),
             review.reading.family or review.reading.kind,
             f"{review.reading.tokens:,}",
-            f"{review.reading.complexity:.2f}",
-            f"{review.chosen.model.removeprefix('howdah-')}: {_reason(review.chosen.why)}",
+            review.chosen.model.removeprefix("howdah-"),
+            _reason(review.chosen.why),
             f"{len(review.key_sentences.items)} + {len(review.obligations.items)}",
             cost_text(review.cost),
             f"{seconds.get(review.name, 0):.2f}",
@@ -186,7 +186,7 @@ def _cite(console: Console, cited: Citation) -> None:
 
 def _reason(why: str) -> str:
     """The part of a reason that the table does not say already."""
-    return why.partition(" tokens, ")[2] or why
+    return (why.partition(" tokens, ")[2] or why).rpartition(": the ")[0] or why
 
 
 def _left_cut(text: str, width: int) -> str:

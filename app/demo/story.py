@@ -34,6 +34,8 @@ WORKER_DIES_AT = 0.25
 API_DIES_AT = 0.6
 # A dead worker's runs are back within 3 s: silence for 2, looked for every half.
 QUICK_RESCUE = {"HOWDAH_HEARTBEAT_SECONDS": "0.5", "HOWDAH_RESCUE_SECONDS": "2"}
+# Few at a time: the kills then meet some documents done, some half done and some untouched.
+FEW = {"HOWDAH_WORKER_CONCURRENCY": "32"}
 LOOPBACK = {"HOWDAH_API_ALLOW_PRIVATE": "127.0.0.0/8"}
 ENDED = {"howdah.run.succeeded", "howdah.run.failed", "howdah.run.cancelled"}
 REPORT_SECONDS = 60
@@ -84,7 +86,7 @@ async def review(
         connection = await stack.enter_async_context(await Connection.connect(conninfo, autocommit=True))
         await create_tenant(connection, TENANT, "Reviews")
         key = await issue_key(connection, TENANT, "review")
-        environment = {"DATABASE_URL": database.url, **QUICK_RESCUE, **LOOPBACK}
+        environment = {"DATABASE_URL": database.url, **QUICK_RESCUE, **FEW, **LOOPBACK}
         processes = stack.enter_context(Processes(Path(settings.home) / "logs", environment))
         cast = await _raise_curtain(processes)
         client = await stack.enter_async_context(HowdahClient(list(cast.apis), key))

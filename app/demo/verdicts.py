@@ -169,7 +169,8 @@ async def seconds_of_runs(connection: Connection, runs: Sequence[int]) -> dict[s
 
 
 _JOINED = """\
-select r.task, r.attempt, s.step, s.took, e.seq, e.data ->> 'note' as note, c.ordinal as chunk, left(c.content, 40) as text
+select r.task, r.attempt, s.step, s.took, e.seq, e.data ->> 'note' as note, c.ordinal as chunk,
+       left(c.content, 40) as text
 from howdah.document as d
 join ops.runs as r on r.id = d.run_id
 join ops.steps as s on s.run_id = r.id

@@ -1,4 +1,4 @@
-create extension if not exists vector;
+create extension if not exists vector with schema public;
 create schema the_cell_ops;
 set local check_function_bodies = off;
 set local search_path = the_cell, public;
@@ -260,8 +260,10 @@ $$;
 -- Claims up to p_limit queued runs for a worker, fairly among tenants: all there is to know about claiming.
 -- A claim locks the few lanes with the least virtual time, takes the head runs of each in order of priority, then age,
 -- and advances each lane by what it took: weighted fair queueing in which workers never wait for one another.
--- It goes round until it is full: one lane alone must give the full speed, and lanes found empty make way for others.
---   p_tasks  only runs of these tasks; null: any
+-- It goes round until it is full: one lane alone must give the full speed, lanes found empty make way for others, and
+-- lanes whose runs this worker cannot take are passed over.
+--   p_tasks   only runs of these tasks; null: any
+--   p_except  but not of these
 -- An attempt's number is its fencing token: every later write must show it.
 -- A worker that its peers have given up is refused: a run claimed in its name would belong to nobody.
 -- A uniqueness key holds while queued, so it is given up here: kept, a run that comes back could collide with the next
@@ -270,7 +272,8 @@ create function claim_runs(
     p_worker bigint,
     p_queues text[],
     p_limit integer,
-    p_tasks text[] default null
+    p_tasks text[] default null,
+    p_except text[] default null
 ) returns table (run_id bigint, tenant_id text, queue text, task text, args text,
                  attempt integer, failures integer, session_id text)
 language plpgsql
@@ -286,6 +289,8 @@ declare
     v_left integer := p_limit;
     v_taken integer;
     v_queue text;
+    v_lanes text[];
+    v_passed text[];
 begin
     perform assert_read_committed();
     perform from worker as w where w.id = p_worker for key share;
@@ -294,31 +299,24 @@ begin
             using errcode = 'HW001', hint = 'register again: select * from register_worker(...)';
     end if;
     foreach v_queue in array p_queues loop
+        v_passed := '{}';
         for v_round in 1..c_rounds loop
             exit when v_left <= 0;
+            v_lanes := lock_lanes(v_queue, v_passed, c_lanes);
+            exit when v_lanes is null;
+
             return query
-            with lanes as materialized (
-                select l.tenant_id
-                from lane as l
-                where l.queue = v_queue
-                order by l.virtual_time
-                limit c_lanes
-                for no key update skip locked
-            ),
-            share as materialized (
-                select ceil(v_left::numeric / greatest(count(*), 1))::integer as runs from lanes
-            ),
-            heads as materialized (
+            with heads as materialized (
                 select h.id, l.tenant_id
-                from lanes as l
-                cross join share as s
+                from unnest(v_lanes) as l(tenant_id)
                 cross join lateral (
                     select r.id
                     from run as r
                     where r.queue = v_queue and r.tenant_id = l.tenant_id and r.state = 'queued'
                       and (p_tasks is null or r.task = any (p_tasks))
+                      and (p_except is null or r.task <> all (p_except))
                     order by r.priority desc, r.id
-                    limit s.runs
+                    limit ceil(v_left::numeric / cardinality(v_lanes))
                     for no key update skip locked
                 ) as h
                 limit v_left
@@ -341,8 +339,10 @@ begin
             get diagnostics v_taken = row_count;
             v_left := v_left - v_taken;
             exit when v_left <= 0;
-            if remove_empty_lanes(v_queue, c_lanes) = 0 and v_taken = 0 then
-                exit;
+
+            perform remove_empty_lanes(v_queue, v_lanes);
+            if v_taken = 0 then
+                v_passed := v_passed || v_lanes;
             end if;
         end loop;
     end loop;
@@ -561,6 +561,9 @@ $$;
 -- so insert, then take a key share on what is there, and again if it went away in between.
 create function hold_lanes(p_queues text[], p_tenants text[]) returns void
 language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
 as $$
 declare
     v_wanted integer;
@@ -587,6 +590,45 @@ begin
         ) as held;
         exit when v_held = v_wanted;
     end loop;
+end
+$$;
+
+-- Locks the p_limit lanes of a queue with the least virtual time, but those in p_passed; the tenants in that order, or
+-- null where there is no lane. Lanes that another claim holds are skipped; where it holds them all, this one waits for
+-- one a moment: with one tenant alone, two workers would otherwise find the queue empty in turns.
+create function lock_lanes(p_queue text, p_passed text[], p_limit integer) returns text[]
+language plpgsql
+set enable_seqscan = off
+as $$
+declare
+    v_tenants text[];
+begin
+    for v_try in 1..2 loop
+        select array_agg(l.tenant_id) into v_tenants
+        from (
+            select l.tenant_id
+            from lane as l
+            where l.queue = p_queue and l.tenant_id <> all (p_passed)
+            order by l.virtual_time
+            limit p_limit
+            for no key update skip locked
+        ) as l;
+        exit when v_tenants is not null or v_try = 2;
+        begin
+            -- Longer than a claim takes, shorter than anybody would notice.
+            set local lock_timeout = '20ms';
+            perform from lane as l
+            where l.queue = p_queue and l.tenant_id <> all (p_passed)
+            order by l.virtual_time
+            limit 1
+            for no key update;
+            exit when not found;
+            set local lock_timeout = 0;
+        exception when lock_not_available then
+            return null;
+        end;
+    end loop;
+    return v_tenants;
 end
 $$;
 
@@ -673,11 +715,14 @@ as $$
     returning id
 $$;
 
--- Removes lanes of one queue that have no queued run; of those with the least virtual time, p_limit at most,
--- for these are what claims meet first. Returns how many went.
--- The second statement is the recheck: a run committed before the lock was taken is visible to it.
-create function remove_empty_lanes(p_queue text, p_limit integer default 64) returns integer
+-- Removes those of these tenants' lanes in one queue that have no queued run. Returns how many went.
+-- Lanes that an enqueuing transaction holds are left to it. The second statement is the recheck: a run committed
+-- before the lock was taken is visible to it.
+create function remove_empty_lanes(p_queue text, p_tenants text[]) returns integer
 language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
 as $$
 declare
     v_tenants text[];
@@ -687,12 +732,11 @@ begin
     from (
         select l.tenant_id
         from lane as l
-        where l.queue = p_queue
+        where l.queue = p_queue and l.tenant_id = any (p_tenants)
           and not exists (
               select from run as r
               where r.queue = l.queue and r.tenant_id = l.tenant_id and r.state = 'queued')
-        order by l.virtual_time
-        limit p_limit
+        order by l.tenant_id
         for update of l skip locked
     ) as e;
     if v_tenants is null then
@@ -714,6 +758,9 @@ $$;
 create function requeue_runs(p_tenant text, p_runs bigint[], p_notify boolean default true)
 returns table (run_id bigint, status text)
 language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
@@ -759,6 +806,9 @@ $$;
 -- Returns how many.
 create function requeue_workers_runs(p_workers bigint[], p_limit integer, p_notify boolean) returns integer
 language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
 as $$
 declare
     v_queues text[];
@@ -791,6 +841,7 @@ $$;
 
 -- Finds workers whose heartbeat is older than p_stale and gives their runs back to the queue. Any peer may call it.
 -- A worker that was only asleep finds its row gone and every write of its old attempts refused.
+-- Stock procrastinate workers say that they live every 10 s, and count as dead after 30: so do theirs here at least.
 create function rescue_runs(p_stale interval, p_limit integer default 10000, p_notify boolean default true)
 returns table (workers integer, runs integer)
 language plpgsql
@@ -803,7 +854,8 @@ begin
     select array_agg(s.id) into v_workers
     from (
         select w.id from worker as w
-        where w.heartbeat_at < engine_now() - p_stale
+        where w.heartbeat_at < engine_now() - case when w.name like 'procrastinate:%' then greatest(p_stale, interval '30 s')
+                                                   else p_stale end
         order by w.id
         for update skip locked
     ) as s;
@@ -860,6 +912,9 @@ $$;
 create function wake_due_runs(p_limit integer default 1000, p_notify boolean default true)
 returns table (woken integer, next_at timestamptz)
 language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
@@ -1664,6 +1719,7 @@ create table model (
     constraint model_kind_check check (kind in ('chat', 'embedding'))
 );
 
+-- Keeps what one attempt at a model used and cost, for its tenant and, where there is one, its run and step.
 create function record_model_call(
     p_tenant text, p_run bigint, p_step text, p_model text, p_purpose text, p_status text,
     p_input_tokens integer, p_output_tokens integer, p_cost numeric, p_latency_ms double precision, p_error text
@@ -1919,7 +1975,6 @@ declare
     v_job procrastinate_jobs;
     v_id bigint;
     v_queues text[];
-    v_tasks text[];
 begin
     -- The claim locks it too; it is taken first, because a rescue under way makes us wait for it.
     perform from worker as w where w.id = p_worker for key share;
@@ -1932,18 +1987,10 @@ begin
     if v_queues is null then
         return null;
     end if;
-    if exists (select from task as t where t.kind = 'workflow') then
-        -- By name, because deferred tasks need not be registered by anyone.
-        select coalesce(array_agg(distinct r.task), '{}') into v_tasks
-        from run as r
-        where r.queue = any (v_queues) and r.state = 'queued'
-          and not exists (select from task as t where t.name = r.task and t.kind = 'workflow');
-    end if;
-
     -- One fetch at a time, and nothing below waits: beside another's claim the queue would look empty, and a stock worker
     -- that finds nothing sleeps for seconds.
     perform pg_advisory_xact_lock(hashtextextended(current_schema() || '.procrastinate_fetch', 0));
-    select c.run_id into v_id from claim_runs(p_worker, v_queues, 1, v_tasks) as c;
+    select c.run_id into v_id from claim_runs(p_worker, v_queues, 1, null, array(select t.name from task as t where t.kind = 'workflow')) as c;
     select j.* into v_job from procrastinate_live_jobs as j where j.id = v_id;
     return v_job;
 end

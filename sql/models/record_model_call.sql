@@ -1,3 +1,4 @@
+-- Keeps what one attempt at a model used and cost, for its tenant and, where there is one, its run and step.
 create function record_model_call(
     p_tenant text, p_run bigint, p_step text, p_model text, p_purpose text, p_status text,
     p_input_tokens integer, p_output_tokens integer, p_cost numeric, p_latency_ms double precision, p_error text

@@ -7,7 +7,6 @@ declare
     v_job procrastinate_jobs;
     v_id bigint;
     v_queues text[];
-    v_tasks text[];
 begin
     -- The claim locks it too; it is taken first, because a rescue under way makes us wait for it.
     perform from worker as w where w.id = p_worker for key share;
@@ -20,18 +19,10 @@ begin
     if v_queues is null then
         return null;
     end if;
-    if exists (select from task as t where t.kind = 'workflow') then
-        -- By name, because deferred tasks need not be registered by anyone.
-        select coalesce(array_agg(distinct r.task), '{}') into v_tasks
-        from run as r
-        where r.queue = any (v_queues) and r.state = 'queued'
-          and not exists (select from task as t where t.name = r.task and t.kind = 'workflow');
-    end if;
-
     -- One fetch at a time, and nothing below waits: beside another's claim the queue would look empty, and a stock worker
     -- that finds nothing sleeps for seconds.
     perform pg_advisory_xact_lock(hashtextextended(current_schema() || '.procrastinate_fetch', 0));
-    select c.run_id into v_id from claim_runs(p_worker, v_queues, 1, v_tasks) as c;
+    select c.run_id into v_id from claim_runs(p_worker, v_queues, 1, null, array(select t.name from task as t where t.kind = 'workflow')) as c;
     select j.* into v_job from procrastinate_live_jobs as j where j.id = v_id;
     return v_job;
 end

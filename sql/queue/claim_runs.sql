@@ -1,8 +1,10 @@
 -- Claims up to p_limit queued runs for a worker, fairly among tenants: all there is to know about claiming.
 -- A claim locks the few lanes with the least virtual time, takes the head runs of each in order of priority, then age,
 -- and advances each lane by what it took: weighted fair queueing in which workers never wait for one another.
--- It goes round until it is full: one lane alone must give the full speed, and lanes found empty make way for others.
---   p_tasks  only runs of these tasks; null: any
+-- It goes round until it is full: one lane alone must give the full speed, lanes found empty make way for others, and
+-- lanes whose runs this worker cannot take are passed over.
+--   p_tasks   only runs of these tasks; null: any
+--   p_except  but not of these
 -- An attempt's number is its fencing token: every later write must show it.
 -- A worker that its peers have given up is refused: a run claimed in its name would belong to nobody.
 -- A uniqueness key holds while queued, so it is given up here: kept, a run that comes back could collide with the next
@@ -11,7 +13,8 @@ create function claim_runs(
     p_worker bigint,
     p_queues text[],
     p_limit integer,
-    p_tasks text[] default null
+    p_tasks text[] default null,
+    p_except text[] default null
 ) returns table (run_id bigint, tenant_id text, queue text, task text, args text,
                  attempt integer, failures integer, session_id text)
 language plpgsql
@@ -27,6 +30,8 @@ declare
     v_left integer := p_limit;
     v_taken integer;
     v_queue text;
+    v_lanes text[];
+    v_passed text[];
 begin
     perform assert_read_committed();
     perform from worker as w where w.id = p_worker for key share;
@@ -35,31 +40,24 @@ begin
             using errcode = 'HW001', hint = 'register again: select * from register_worker(...)';
     end if;
     foreach v_queue in array p_queues loop
+        v_passed := '{}';
         for v_round in 1..c_rounds loop
             exit when v_left <= 0;
+            v_lanes := lock_lanes(v_queue, v_passed, c_lanes);
+            exit when v_lanes is null;
+
             return query
-            with lanes as materialized (
-                select l.tenant_id
-                from lane as l
-                where l.queue = v_queue
-                order by l.virtual_time
-                limit c_lanes
-                for no key update skip locked
-            ),
-            share as materialized (
-                select ceil(v_left::numeric / greatest(count(*), 1))::integer as runs from lanes
-            ),
-            heads as materialized (
+            with heads as materialized (
                 select h.id, l.tenant_id
-                from lanes as l
-                cross join share as s
+                from unnest(v_lanes) as l(tenant_id)
                 cross join lateral (
                     select r.id
                     from run as r
                     where r.queue = v_queue and r.tenant_id = l.tenant_id and r.state = 'queued'
                       and (p_tasks is null or r.task = any (p_tasks))
+                      and (p_except is null or r.task <> all (p_except))
                     order by r.priority desc, r.id
-                    limit s.runs
+                    limit ceil(v_left::numeric / cardinality(v_lanes))
                     for no key update skip locked
                 ) as h
                 limit v_left
@@ -82,8 +80,10 @@ begin
             get diagnostics v_taken = row_count;
             v_left := v_left - v_taken;
             exit when v_left <= 0;
-            if remove_empty_lanes(v_queue, c_lanes) = 0 and v_taken = 0 then
-                exit;
+
+            perform remove_empty_lanes(v_queue, v_lanes);
+            if v_taken = 0 then
+                v_passed := v_passed || v_lanes;
             end if;
         end loop;
     end loop;

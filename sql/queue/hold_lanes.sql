@@ -3,6 +3,9 @@
 -- so insert, then take a key share on what is there, and again if it went away in between.
 create function hold_lanes(p_queues text[], p_tenants text[]) returns void
 language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
 as $$
 declare
     v_wanted integer;

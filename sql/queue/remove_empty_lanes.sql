@@ -1,8 +1,11 @@
--- Removes lanes of one queue that have no queued run; of those with the least virtual time, p_limit at most,
--- for these are what claims meet first. Returns how many went.
--- The second statement is the recheck: a run committed before the lock was taken is visible to it.
-create function remove_empty_lanes(p_queue text, p_limit integer default 64) returns integer
+-- Removes those of these tenants' lanes in one queue that have no queued run. Returns how many went.
+-- Lanes that an enqueuing transaction holds are left to it. The second statement is the recheck: a run committed
+-- before the lock was taken is visible to it.
+create function remove_empty_lanes(p_queue text, p_tenants text[]) returns integer
 language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
 as $$
 declare
     v_tenants text[];
@@ -12,12 +15,11 @@ begin
     from (
         select l.tenant_id
         from lane as l
-        where l.queue = p_queue
+        where l.queue = p_queue and l.tenant_id = any (p_tenants)
           and not exists (
               select from run as r
               where r.queue = l.queue and r.tenant_id = l.tenant_id and r.state = 'queued')
-        order by l.virtual_time
-        limit p_limit
+        order by l.tenant_id
         for update of l skip locked
     ) as e;
     if v_tenants is null then

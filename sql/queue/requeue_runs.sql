@@ -4,6 +4,9 @@
 create function requeue_runs(p_tenant text, p_runs bigint[], p_notify boolean default true)
 returns table (run_id bigint, status text)
 language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare

@@ -2,6 +2,9 @@
 -- Returns how many.
 create function requeue_workers_runs(p_workers bigint[], p_limit integer, p_notify boolean) returns integer
 language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
 as $$
 declare
     v_queues text[];

@@ -1,5 +1,6 @@
 -- Finds workers whose heartbeat is older than p_stale and gives their runs back to the queue. Any peer may call it.
 -- A worker that was only asleep finds its row gone and every write of its old attempts refused.
+-- Stock procrastinate workers say that they live every 10 s, and count as dead after 30: so do theirs here at least.
 create function rescue_runs(p_stale interval, p_limit integer default 10000, p_notify boolean default true)
 returns table (workers integer, runs integer)
 language plpgsql
@@ -12,7 +13,8 @@ begin
     select array_agg(s.id) into v_workers
     from (
         select w.id from worker as w
-        where w.heartbeat_at < engine_now() - p_stale
+        where w.heartbeat_at < engine_now() - case when w.name like 'procrastinate:%' then greatest(p_stale, interval '30 s')
+                                                   else p_stale end
         order by w.id
         for update skip locked
     ) as s;

@@ -2,6 +2,9 @@
 create function wake_due_runs(p_limit integer default 1000, p_notify boolean default true)
 returns table (woken integer, next_at timestamptz)
 language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare

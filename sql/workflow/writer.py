@@ -20,4 +20,4 @@ def run_writer(pool: Pool) -> GroupCommit[RunItem, ItemStatus]:
             statuses = await flush(connection, items, notify=False)
         return [BUSY if status == "busy" else status for status in statuses]
 
-    return GroupCommit(write)
+    return GroupCommit(write, order=lambda item: item.run_id)

@@ -167,7 +167,7 @@ async def test_the_stream_of_a_run_ends_with_the_run(hub: Hub, pool: Pool, db: p
     row = db.execute("select run_id from enqueue_run('default', 'invoice.send')").fetchone()
     assert row is not None
     async with hub.subscribe("default", f"run:{row[0]}") as reader:
-        db.execute("select * from claim_runs(1, '{default}', 1)")
+        db.execute("select claim_runs(w.worker_id, '{default}', 1) from register_worker('w', '{default}') as w")
         db.execute(
             "select * from flush(%s, '{1,1}', '{event,outcome}', '{note.added,succeeded}', array['{}', '{}'],"
             " '{null,null}', '{null,null}')",

@@ -22,7 +22,8 @@ def show(figures: Sequence[Figure], samples: Sequence[Sample], caption: str) -> 
     """Print a row for each figure and system: the median, its range, and how many times it Howdah is."""
     console = Console()
     for figure in figures:
-        table = Table(title=f"{figure.name}: {figure.meaning}", title_justify="left")
+        console.print(f"[bold]{figure.name}[/]: {figure.meaning}")
+        table = Table()
         for column in ("system", figure.unit, "lowest", "highest", "howdah is", "runs"):
             table.add_column(column, justify="left" if column == "system" else "right")
         ours = _rates(samples, figure, OURS)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-Prepare = Callable[[str, str, int], Awaitable[None]]
-Work = Callable[[str, str, Callable[[], None]], Awaitable[None]]
+Prepare = Callable[[str, str, int], Coroutine[Any, Any, None]]
+Work = Callable[[str, str, Callable[[], None]], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ TOP = Path(__file__).parents[2]
 
 def dump(url: str) -> list[str]:
     """The schema as pg_dump tells it, without the version table and without days, which depend on the day."""
-    command = [Path(POSTGRES_BIN_PATH) / "pg_dump", "--schema-only", "--dbname", url]
+    command = [str(Path(POSTGRES_BIN_PATH) / "pg_dump"), "--schema-only", "--dbname", url]
     command += [f"--exclude-table=*.{name}" for name in ("alembic_version", "run_history_2*", "checkpoint_2*")]
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     # pg_dump brackets its output with a token of its own, new each time.

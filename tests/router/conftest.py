@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from howdah.router import OpenAIProvider
+from howdah.router.openai_provider import OpenAIProvider
 from tests.openai_server import OpenAIServer, openai_server
 
 

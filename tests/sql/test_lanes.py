@@ -26,7 +26,7 @@ async def test_a_removal_leaves_a_lane_that_an_open_enqueue_holds(connection: Co
     async with await connect(conninfo) as enqueuer, enqueuer.transaction():
         (run_id,) = await enqueue(enqueuer)
         await connection.execute("set lock_timeout = '1s'")
-        assert await value(connection, "select remove_empty_lanes('default')") == 0
+        assert await value(connection, "select remove_empty_lanes('default', array(select tenant_id from lane))") == 0
     assert await rows(connection, WITHOUT_LANE) == []
     assert [run.id for run in await claim(connection)] == [run_id]
 
@@ -37,7 +37,7 @@ async def test_an_enqueue_waits_for_an_open_removal_and_makes_the_lane_again(
     await empty_lane(connection)
     async with await connect(conninfo) as remover, await connect(conninfo) as enqueuer:
         async with remover.transaction():
-            assert await value(remover, "select remove_empty_lanes('default')") == 1
+            assert await value(remover, "select remove_empty_lanes('default', array(select tenant_id from lane))") == 1
             enqueueing = asyncio.create_task(enqueue(enqueuer))
             await until_blocked(connection, enqueuer)
         (run_id,) = await enqueueing
@@ -51,7 +51,7 @@ async def test_a_removal_that_is_rolled_back_leaves_the_lane_to_the_enqueue_that
     await empty_lane(connection)
     async with await connect(conninfo) as remover, await connect(conninfo) as enqueuer:
         async with remover.transaction(force_rollback=True):
-            await remover.execute("select remove_empty_lanes('default')")
+            await remover.execute("select remove_empty_lanes('default', array(select tenant_id from lane))")
             enqueueing = asyncio.create_task(enqueue(enqueuer))
             await until_blocked(connection, enqueuer)
         await enqueueing
@@ -61,7 +61,7 @@ async def test_a_removal_that_is_rolled_back_leaves_the_lane_to_the_enqueue_that
 async def test_a_removal_spares_a_lane_that_got_a_run(connection: Connection) -> None:
     await empty_lane(connection)
     await enqueue(connection)
-    assert await value(connection, "select remove_empty_lanes('default')") == 0
+    assert await value(connection, "select remove_empty_lanes('default', array(select tenant_id from lane))") == 0
 
 
 async def test_an_open_callers_enqueue_hides_nobody_elses_runs(connection: Connection, conninfo: str) -> None:

@@ -28,7 +28,8 @@ DEPTH = """
     insert into lane select 'default', id, random() from tenant where id like 't%';
     insert into run_history (id, tenant_id, queue, task, state, priority, args, attempt, failures, deaths, worker_id,
                              finished_at)
-        select next_run_id(), 't1', 'default', 't', 'failed', 0, '{}', 1, 1, 0, 1, now() + interval '1 second'
+        select next_run_id(), 't1', 'default', 't', 'failed', 0, '{}', 1, 1, 0, 1,
+               clock_timestamp() + interval '1 minute'
         from generate_series(1, 5000) as n;
     insert into checkpoint
         select next_run_id(), 's', 't1', 1, '1', now(), now() from generate_series(1, 5000) as n;
@@ -41,7 +42,11 @@ DEPTH = """
     analyze;
 """
 
-_BIG = r"(run|run_history\w*|checkpoint\w*|session|event|idempotency_key|lane)"
+# A scan that gave or threw away rows; those of empty partitions, often not even executed, cost nothing.
+_READS_A_TABLE = re.compile(
+    r"Seq Scan on (run|run_history\w*|checkpoint\w*|session|event|idempotency_key|lane)\b"
+    r"([^\n]*actual rows=(?!0(\.00)? )|[^\n]*actual[^\n]*\n[^\n]*Filter:[^\n]*\n\s*Rows Removed)"
+)
 
 
 class Plans(list[str]):
@@ -56,7 +61,7 @@ class Plans(list[str]):
     def assert_no_scan_of_a_whole_table(self) -> None:
         assert self, "auto_explain told nothing"
         for plan in self:
-            assert not re.search(rf"Seq Scan on {_BIG}\b", plan), plan
+            assert not _READS_A_TABLE.search(plan), plan
 
 
 @pytest.fixture
@@ -77,60 +82,41 @@ def plans(deep: Connection) -> Plans:
     return heard
 
 
-async def test_a_claim_reads_lanes_and_heads_by_their_indexes(deep: Connection, plans: Plans) -> None:
+async def test_a_claim_reads_lanes_and_heads_by_their_indexes_and_little_more_than_it_takes(
+    deep: Connection, plans: Plans
+) -> None:
     worker = await new_worker(deep)
     plans.clear()
-    claimed = await calls.claim_runs(deep, worker, ["default"], 500, ["t"])
-    assert len(claimed) == 500
+    claimed = await calls.claim_runs(deep, worker, ["default"], 100, ["t"])
+    assert len(claimed) == 100
     assert "using lane_claim_idx" in plans.text()
     assert "using run_ready_idx" in plans.text()
     plans.assert_no_scan_of_a_whole_table()
-
-
-async def test_a_claim_touches_little_more_than_it_takes(deep: Connection, plans: Plans) -> None:
-    worker = await new_worker(deep)
-    plans.clear()
-    await calls.claim_runs(deep, worker, ["default"], 100)
     (of_heads,) = [line for plan in plans for line in plan.splitlines() if "run_ready_idx" in line and "actual" in line]
     rows_a_lane = float(re.findall(r"rows=([\d.]+)", of_heads)[-1])
     assert rows_a_lane <= 2, of_heads
 
-
-async def test_empty_lanes_are_found_by_their_indexes(deep: Connection, plans: Plans) -> None:
     await deep.execute("delete from run where tenant_id in ('t7', 't8')")
     plans.clear()
-    assert await value(deep, "select remove_empty_lanes('default')") == 2
-    assert "using lane_claim_idx" in plans.text()
+    assert await value(deep, "select remove_empty_lanes('default', '{t7,t8,t9}')") == 2
+    assert "using lane_pkey" in plans.text()
     assert "using run_ready_idx" in plans.text()
     plans.assert_no_scan_of_a_whole_table()
 
 
-async def test_a_flush_writes_by_its_indexes(deep: Connection, plans: Plans) -> None:
+async def test_a_flush_and_an_enqueue_write_by_their_indexes(deep: Connection, plans: Plans) -> None:
     worker = await new_worker(deep)
     claimed = await calls.claim_runs(deep, worker, ["default"], 200)
     plans.clear()
     items = [item for run in claimed for item in (checkpoint(run), event(run, key="k"), outcome(run))]
     assert set(await write(deep, *items)) == {"ok"}
     assert set(await write(deep, *items)) == {"ok"}, "the second way, of what is over, has plans of its own"
-    plans.assert_no_scan_of_a_whole_table()
-
-
-async def test_an_enqueue_writes_by_its_indexes(deep: Connection, plans: Plans) -> None:
     batch = [NewRun("t1", "t", idempotency_key=f"new-{n}", unique_key=f"u-{n}") for n in range(100)]
     await calls.enqueue_runs(deep, batch)
     plans.assert_no_scan_of_a_whole_table()
 
 
-async def test_due_runs_are_found_by_their_index(deep: Connection, plans: Plans) -> None:
-    await deep.execute("set howdah.now = '2100-01-01'")
-    plans.clear()
-    woken, _ = await calls.wake_due_runs(deep)
-    assert woken == 1000
-    assert "using run_due_idx" in plans.text()
-    plans.assert_no_scan_of_a_whole_table()
-
-
-async def test_heartbeat_rescue_and_leaving_find_a_workers_runs_by_their_index(deep: Connection, plans: Plans) -> None:
+async def test_due_runs_and_a_workers_runs_are_found_by_their_indexes(deep: Connection, plans: Plans) -> None:
     leaving, dead = await new_worker(deep), await new_worker(deep)
     for worker in (leaving, dead):
         await calls.claim_runs(deep, worker, ["default"], 100)
@@ -139,7 +125,10 @@ async def test_heartbeat_rescue_and_leaving_find_a_workers_runs_by_their_index(d
     await calls.unregister_worker(deep, leaving)
     await deep.execute("set howdah.now = '2100-01-01'")
     await calls.rescue_runs(deep, timedelta(seconds=1))
+    woken, _ = await calls.wake_due_runs(deep)
+    assert woken == 1000
     assert "using run_worker_idx" in plans.text()
+    assert "using run_due_idx" in plans.text()
     plans.assert_no_scan_of_a_whole_table()
 
 

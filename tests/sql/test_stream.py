@@ -270,7 +270,7 @@ def test_an_isolation_level_under_which_numbers_could_repeat_is_refused(db: psyc
 def test_a_run_without_a_session_writes_to_one_of_its_own(db: psycopg.Connection) -> None:
     row = db.execute("select run_id from enqueue_run('default', 'invoice.send')").fetchone()
     assert row is not None
-    db.execute("select claim_runs(1, '{default}', 1)")
+    db.execute("select claim_runs(w.worker_id, '{default}', 1) from register_worker('w', '{default}') as w")
     flushed = db.execute(
         "select status from flush(array[%s::bigint], '{1}', '{event}', '{a}', array['{}'], '{null}', '{null}')",
         [row[0]],
@@ -282,7 +282,7 @@ def test_a_run_without_a_session_writes_to_one_of_its_own(db: psycopg.Connection
 def test_a_run_may_write_to_a_session_that_was_closed_meanwhile(db: psycopg.Connection) -> None:
     row = db.execute("select run_id from enqueue_run('default', 'invoice.send', p_session => 'case-7')").fetchone()
     assert row is not None
-    db.execute("select claim_runs(1, '{default}', 1)")
+    db.execute("select claim_runs(w.worker_id, '{default}', 1) from register_worker('w', '{default}') as w")
     db.execute("select close_session('default', 'case-7')")
     db.execute(
         "select flush(array[%s::bigint], '{1}', '{event}', '{note.added}', array['{}'], '{null}', '{null}')", [row[0]]
@@ -295,7 +295,7 @@ def test_a_worker_does_not_wait_for_a_session_that_a_client_holds(
 ) -> None:
     row = db.execute("select run_id from enqueue_run('default', 'invoice.send', p_session => 'case-7')").fetchone()
     assert row is not None
-    db.execute("select claim_runs(1, '{default}', 1)")
+    db.execute("select claim_runs(w.worker_id, '{default}', 1) from register_worker('w', '{default}') as w")
     flush = "select status from flush(array[%s::bigint], '{1}', '{event}', '{b}', array['{}'], '{null}', '{null}')"
     with other.transaction():
         append(other, "a")

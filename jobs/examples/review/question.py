@@ -69,11 +69,11 @@ async def families_that_oblige(
     for (review, excerpt), score in zip(found, similarity, strict=True):
         if not kinds and score < SIMILAR:
             continue
-        for family in _families(review):
-            if "disclose-source" in kinds and family not in DISCLOSES_SOURCE:
-                continue
-            by_family[family].append((float(score), citation(review, excerpt)))
-            documents[family].add(review.stored.document_id)
+        asking = [f for f in _families(review) if "disclose-source" not in kinds or f in DISCLOSES_SOURCE]
+        # A file with several licences is shown under all of them together: whose sentence it is, nobody has read.
+        family = " + ".join(asking)
+        by_family[family].append((float(score), citation(review, excerpt)))
+        documents[family].add(review.stored.document_id)
     return tuple(
         FamilyFinding(family, len(documents[family]), _best(by_family[family])) for family in sorted(by_family)
     )

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+
 from tests.app.api.conftest import MAX_BODY, Keys, as_problem
 
 Stored = Callable[[], int]
@@ -173,7 +174,7 @@ async def test_a_cursor_of_another_list_is_refused(api: httpx.AsyncClient, task:
 )
 async def test_a_parameter_out_of_its_range_is_named(api: httpx.AsyncClient, query: str) -> None:
     problem = as_problem(await api.get(f"/v1/runs?{query}"), 400, "invalid-request")
-    assert problem["errors"][0]["parameter"] == query.split("=")[0]
+    assert problem["errors"][0]["parameter"] == query.split("=", maxsplit=1)[0]
 
 
 @pytest.mark.parametrize("query", ["queue=%00", "task=a%00b", "session=%00"])

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import psycopg
 import pytest
+
 from tests.app.api.conftest import Keys, Running, as_problem
 
 

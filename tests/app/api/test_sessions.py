@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import httpx
 import psycopg
-import pytest
 
 
 def problem(response: httpx.Response, status: int, code: str | None = None) -> str:
@@ -48,13 +47,11 @@ def test_a_closed_session_stays_closed(acme: httpx.Client) -> None:
     assert acme.post("/v1/sessions/case-7/close").json() == closed.json()
 
 
-@pytest.mark.parametrize("name", ["", "run:7", "a/b", "a b", "-a", "x" * 129, "case\n"])
-def test_an_id_that_is_no_name_is_refused_and_nothing_is_stored(
-    acme: httpx.Client, db: psycopg.Connection, name: str
-) -> None:
-    response = acme.post("/v1/sessions", json={"id": name})
-    problem(response, 422)
-    assert response.json()["errors"][0]["pointer"] == "/id"
+def test_an_id_that_is_no_name_is_refused_and_nothing_is_stored(acme: httpx.Client, db: psycopg.Connection) -> None:
+    for name in ("", "run:7", "a/b", "a b", "-a", "x" * 129, "case\n"):
+        response = acme.post("/v1/sessions", json={"id": name})
+        problem(response, 422)
+        assert response.json()["errors"][0]["pointer"] == "/id"
     assert db.execute("select count(*) from session").fetchone() == (0,)
 
 
@@ -83,9 +80,9 @@ def test_pages_hold_every_session_once_newest_first(acme: httpx.Client, other: h
     assert [[session["id"] for session in page["items"]] for page in pages] == [["s4", "s3"], ["s2", "s1"], ["s0"]]
 
 
-@pytest.mark.parametrize("cursor", ["x", "", "AAAA", "é"])
-def test_a_bad_cursor_is_a_problem(acme: httpx.Client, cursor: str) -> None:
-    problem(acme.get("/v1/sessions", params={"cursor": cursor}), 400)
+def test_a_bad_cursor_is_a_problem(acme: httpx.Client) -> None:
+    for cursor in ("x", "", "AAAA", "é"):
+        problem(acme.get("/v1/sessions", params={"cursor": cursor}), 400)
 
 
 def test_the_session_of_a_run_is_there_with_the_run_and_closed_when_it_is_over(
@@ -95,7 +92,7 @@ def test_the_session_of_a_run_is_there_with_the_run_and_closed_when_it_is_over(
     assert row is not None
     session = f"/v1/sessions/run:{row[0]}"
     assert (acme.get(session).json()["state"], acme.get(session).json()["last_seq"]) == ("open", 0)
-    db.execute("select claim_runs(1, '{default}', 1)")
+    db.execute("select claim_runs(w.worker_id, '{default}', 1) from register_worker('w', '{default}') as w")
     flush = "select flush(array[%s::bigint], '{1}', array[%s], array[%s], array['{}'], '{null}', '{null}')"
     db.execute(flush, [row[0], "event", "note.added"])
     assert (acme.get(session).json()["state"], acme.get(session).json()["last_seq"]) == ("open", 1)

@@ -49,7 +49,7 @@ async def _step(value: int) -> int:
 
 SYSTEM = System(
     name="howdah",
-    runs={"drain_empty": 100_000, "drain_two_steps": 40_000},
+    runs={"drain_empty": 50_000, "drain_two_steps": 40_000},
     asked={"concurrency": CONCURRENCY, "driver": "psycopg"},
     prepare=prepare,
     work=work,

@@ -49,7 +49,7 @@ async def work(url: str, figure: str, ran: Callable[[], None]) -> None:
 
 SYSTEM = System(
     name="pgqueuer",
-    runs={"drain_empty": 40_000},
+    runs={"drain_empty": 50_000},
     asked={"batch": BATCH, "driver": "asyncpg"},
     prepare=prepare,
     work=work,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import procrastinate
+from procrastinate.types import JSONDict
 
 from tests.bench.system import System
 
@@ -23,7 +24,7 @@ async def prepare(url: str, figure: str, runs: int) -> None:
     async with _app(url).open_async() as app:
         await app.schema_manager.apply_schema_async()
         for start in range(0, runs, ENQUEUE_BATCH):
-            jobs = [{} for _ in range(min(ENQUEUE_BATCH, runs - start))]
+            jobs: list[JSONDict] = [{} for _ in range(min(ENQUEUE_BATCH, runs - start))]
             await app.configure_task(figure, allow_unknown=True).batch_defer_async(*jobs)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import procrastinate
 import psycopg
@@ -24,7 +25,7 @@ from howdah.sql.queue.calls import (
 )
 
 
-async def work(app: procrastinate.App, **options: object) -> None:
+async def work(app: procrastinate.App, **options: Any) -> None:
     """A stock worker that ends when there is nothing left to do."""
     await app.run_worker_async(wait=False, install_signal_handlers=False, listen_notify=False, **options)
 
@@ -191,7 +192,11 @@ async def test_a_running_job_is_aborted_at_its_worker(app: procrastinate.App) ->
 
     job_id = await t.defer_async()
     # No polling: only the notification can end this test.
-    options = {"abort_job_polling_interval": 3600, "fetch_job_polling_interval": 3600, "install_signal_handlers": False}
+    options: dict[str, Any] = {
+        "abort_job_polling_interval": 3600,
+        "fetch_job_polling_interval": 3600,
+        "install_signal_handlers": False,
+    }
     worker = asyncio.create_task(app.run_worker_async(**options))
     await started.wait()
     await listening(app)
@@ -210,7 +215,7 @@ async def test_a_waiting_stock_worker_is_woken_by_a_defer(app: procrastinate.App
     async def t() -> None:
         ran.set()
 
-    options = {"queues": ["mail"], "fetch_job_polling_interval": 3600, "install_signal_handlers": False}
+    options: dict[str, Any] = {"queues": ["mail"], "fetch_job_polling_interval": 3600, "install_signal_handlers": False}
     worker = asyncio.create_task(app.run_worker_async(**options))
     await listening(app)
     await t.defer_async()
@@ -320,7 +325,7 @@ async def test_events_tell_a_jobs_times_under_ids_of_their_own(app: procrastinat
 
 async def test_stock_workers_share_the_jobs_and_leave_none(app: procrastinate.App) -> None:
     jobs = app.job_manager
-    await app.configure_task("t").batch_defer_async(*({"n": n} for n in range(40)))
+    await app.configure_task("t").batch_defer_async(*[{"n": n} for n in range(40)])
     workers = [await jobs.register_worker() for _ in range(4)]
 
     async def take(worker: int) -> list[int | None]:
