@@ -32,8 +32,8 @@ UPLOADS = 16  # at a time: enough to keep one API process busy
 # Killed at this part of all checkpoints (of the first third, so that much is left to recover), and of all events.
 WORKER_DIES_AT = 0.25
 API_DIES_AT = 0.6
-# A dead worker's runs are back within 3 s: silence for 2, looked for every half.
-QUICK_RESCUE = {"HOWDAH_HEARTBEAT_SECONDS": "0.5", "HOWDAH_RESCUE_SECONDS": "2"}
+# A dead worker's runs are back within 3 s, the start of another worker included.
+QUICK_RESCUE = {"HOWDAH_HEARTBEAT_SECONDS": "0.4", "HOWDAH_RESCUE_SECONDS": "1.6"}
 # Few at a time: the kills then meet some documents done, some half done and some untouched.
 FEW = {"HOWDAH_WORKER_CONCURRENCY": "32"}
 LOOPBACK = {"HOWDAH_API_ALLOW_PRIVATE": "127.0.0.0/8"}

