@@ -57,6 +57,7 @@ lock: ## bring requirements.lock up to pyproject.toml
 		--extra dev --extra bench --upgrade pyproject.toml --output-file requirements.lock
 
 build: $(STAMP) ## build the wheel into dist/
+	@rm -rf build
 	@$(BIN)/python -m build --wheel --no-isolation
 
 clean: ## remove what was installed and the data of the embedded database

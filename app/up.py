@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -43,10 +44,9 @@ async def up(console: Console, settings: Settings, app_path: str) -> None:
             while not stop.is_set():
                 if dead := processes.dead():
                     raise ProcessDiedError(f"{dead[0].name} ended with {dead[0].popen.returncode}:\n{dead[0].tail()}")
-                try:
-                    await asyncio.wait_for(stop.wait(), LOOK_SECONDS)
-                except TimeoutError:
-                    continue
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        await stop.wait()
             console.print("\nstopping …")
     finally:
         database.stop()

@@ -71,7 +71,8 @@ class Run:
         self.task = claimed.task
         self.attempt = claimed.attempt
         self.failures = claimed.failures
-        self.has_events = claimed.session_id is not None
+        # Whether its stream may have watchers, who should see the end: an earlier attempt's events count too.
+        self.has_events = claimed.session_id is not None or claimed.attempt > 1
         self._checkpoints = checkpoints
         self._engine = engine
         self._steps: Counter[str] = Counter()

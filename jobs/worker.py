@@ -137,8 +137,11 @@ class Worker:
                 await self._claim_loop(until_idle)
                 await self._let_finish(0 if until_idle else self._settings.shutdown)
             finally:
-                for task in background:
-                    task.cancel()
+                # More than once where need be: a pool that has just got a connection swallows a cancellation.
+                while left := [task for task in background if not task.done()]:
+                    for task in left:
+                        task.cancel()
+                    await asyncio.wait(left, timeout=0.2)
                 await asyncio.gather(*background, return_exceptions=True)
                 await self._engine.writer.drain()
                 await notifier.aclose()
@@ -182,10 +185,7 @@ class Worker:
             if len(claimed) < min(room, MAX_CLAIM):
                 if until_idle and not claimed and not self._running and not self._unwritten:
                     return
-                with_timeout = asyncio.wait_for(self._wake.wait(), POLL_FROM if until_idle else poll)
-                try:
-                    await with_timeout
-                except TimeoutError:
+                if not await _wait(self._wake, POLL_FROM if until_idle else poll):
                     poll = min(poll * 2, POLL_TO)
 
     def _room(self) -> int:
@@ -321,7 +321,13 @@ class Worker:
                 await action()
             except (psycopg.Error, OSError) as error:
                 log.warning("will_try_again", action=action.__name__, error=str(error).strip())
-            try:
-                await asyncio.wait_for(sooner.wait(), seconds)
-            except TimeoutError:
-                continue
+            await _wait(sooner, seconds)
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> bool:
+    """Whether `event` came within `seconds`. (`wait_for` may swallow a cancellation that comes together with it.)"""
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False

@@ -1,6 +1,6 @@
 """Choosing and calling models. Start at :class:`Router`; what can go wrong is in ``errors.py``.
 
-What speaks the OpenAI protocol is imported from its own modules, for the `openai` package takes half a second to import.
+What speaks the OpenAI protocol is imported from its own modules: `openai` takes half a second to import.
 """
 
 from howdah.router.builtin import BuiltinProvider

@@ -1012,11 +1012,12 @@ begin
             select distinct i.run_id from unnest(p_runs, p_kinds) as i(run_id, kind) where i.kind = 'event'));
     end if;
 
+    -- "Running", said so that no partial index matches: the planner would join through one of them, row by row.
     select coalesce(array_agg(l.id), '{}') into v_mine
     from (
         select r.id
         from (select distinct run_id, attempt from unnest(p_runs, p_attempts) as i(run_id, attempt)) as i
-        join run as r on r.id = i.run_id and r.attempt = i.attempt and r.state = 'running'
+        join run as r on r.id = i.run_id and r.attempt = i.attempt and r.claimed_at is not null
         where r.id <> all (v_busy)
         order by r.id
         for no key update of r skip locked
@@ -1037,7 +1038,7 @@ begin
                array_agg(case when r.id = any (v_mine) then i.run_id end order by i.ord)
         into v_status, v_live
         from unnest(p_runs, p_attempts) with ordinality as i(run_id, attempt, ord)
-        left join run as r on r.id = i.run_id and r.attempt = i.attempt and r.state = 'running';
+        left join run as r on r.id = i.run_id and r.attempt = i.attempt and r.claimed_at is not null;
     end if;
 
     if 'checkpoint' = any (p_kinds) then

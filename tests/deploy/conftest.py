@@ -22,7 +22,7 @@ PASSWORD = "p@ss:w/rd?#%41 '$x\""
 
 @dataclass(frozen=True, slots=True)
 class ConfiguredServer:
-    """A server on deploy/postgresql.conf. `url` is the superuser's; `port` also serves user howdah with its password."""
+    """A server on deploy/postgresql.conf. `url` is its superuser's; user howdah needs :data:`PASSWORD`."""
 
     url: str
     port: int

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
-import subprocess
+from asyncio.subprocess import PIPE
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +62,7 @@ class Operator:
 
 
 @pytest.fixture
-def psql(database_url: str) -> Any:
+def psql(database_url: str) -> Iterator[psycopg.Connection[DictRow]]:
     with psycopg.connect(database_url, autocommit=True, row_factory=dict_row) as opened:
         yield opened
 
@@ -102,15 +104,16 @@ def test_what_changes_something_says_so() -> None:
 async def test_psql_runs_the_whole_file(database_url: str, failed: ClaimedRun, connection: Connection) -> None:
     await give_to_lost_worker(connection)
     script = "\n\n".join(statement.text for statement in read_runbook(failed.id))
-    done = subprocess.run(
-        [f"{POSTGRES_BIN_PATH}/psql", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--dbname", database_url],
-        input=script,
-        capture_output=True,
-        text=True,
+    psql = await asyncio.create_subprocess_exec(
+        f"{POSTGRES_BIN_PATH}/psql",
+        *("--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--dbname", database_url),
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
         env={**os.environ, "PGOPTIONS": "-c search_path=public"},
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    _, errors = await psql.communicate(script.encode())
+    assert (psql.returncode, errors.decode()) == (0, "")
 
 
 async def test_queues_without_a_worker_are_found(connection: Connection, psql: psycopg.Connection[DictRow]) -> None:
@@ -199,20 +202,20 @@ async def test_a_held_snapshot_and_a_held_lock_are_found(
     connection: Connection, conninfo: str, psql: psycopg.Connection[DictRow]
 ) -> None:
     operator = Operator(psql)
-    async with connection.transaction():
-        await connection.execute("set transaction isolation level repeatable read")
-        await connection.execute("lock table tenant")
-        pid = connection.info.backend_pid
-        assert pid in [row["pid"] for row in operator.does("Who holds a snapshot")]
-        async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as waiting:
-            await waiting.execute("set lock_timeout = '30s'")
-            blocked = waiting.pgconn
-            blocked.send_query(b"select from tenant")
-            # The server is asked until it has seen the other: it is a process of its own.
-            for _ in range(10_000):
-                if found := operator.does("Who waits for whose lock"):
-                    break
-            assert [(row["pid"], row["waits_for"]) for row in found] == [(waiting.info.backend_pid, [pid])]
+    await connection.execute("begin isolation level repeatable read")
+    await connection.execute("select from tenant")
+    await connection.execute("lock table tenant")
+    pid = connection.info.backend_pid
+    assert [row["pid"] for row in operator.does("Who holds a snapshot")] == [pid]
+    async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as waiting:
+        await waiting.execute("set lock_timeout = '30s'")
+        blocked = asyncio.create_task(waiting.execute("select from tenant"))
+        # The server's process for it has to get there first: the lock's time limit ends the loop if it never does.
+        while not (found := operator.does("Who waits for whose lock")) and not blocked.done():
+            await asyncio.sleep(0)
+        assert [(row["pid"], row["waits_for"]) for row in found] == [(waiting.info.backend_pid, [pid])]
+        await connection.execute("rollback")
+        await blocked
     assert operator.does("Connections by program")
 
 

@@ -168,5 +168,5 @@ def test_a_workflow_that_is_not_async_is_refused_when_declared(app: App) -> None
 def test_a_name_is_taken_once(app: App, sent: Any) -> None:
     async def other(run: Run) -> None: ...
 
-    with pytest.raises(ValueError, match="named 'orders.send' already"):
+    with pytest.raises(ValueError, match=r"named 'orders\.send' already"):
         app.workflow(name="orders.send")(other)

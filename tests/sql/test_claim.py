@@ -144,3 +144,13 @@ async def test_a_worker_that_peers_gave_up_claims_nothing(connection: Connection
         await claim(connection, worker=worker)
     assert isinstance(from_psycopg(refused.value), StaleAttempt)
     assert [run.id for run in await claim(connection)] == [run_id]
+
+
+async def test_lanes_with_nothing_for_this_worker_do_not_hide_one_that_has(connection: Connection) -> None:
+    tenants = await create_tenants(connection, 300)
+    await enqueue_runs(connection, [NewRun(tenant, "other") for tenant in tenants])
+    await connection.execute("update lane set virtual_time = 1 where tenant_id = %s", [tenants[-1]])
+    (run_id,) = await enqueue(connection, tenant=tenants[-1])
+    worker = await new_worker(connection)
+    assert [run.id for run in await claim_runs(connection, worker, ["default"], 10, ["t"])] == [run_id]
+    assert await value(connection, "select count(*) from lane") == 300
