@@ -43,7 +43,7 @@ def api(settings: Settings, port: int | None) -> None:
     """Serve the API. Any number of these can run; each serves every client."""
     from howdah.app.api.serve import serve
 
-    serve(settings, find_database(settings), port=port)
+    serve(settings, find_database(settings), settings.port if port is None else port)
 
 
 @cli.command()

@@ -48,7 +48,7 @@ _ID_VERSION = 1
 
 # On SIGTERM sse-starlette would cut streams off, from a flag that is the whole interpreter's. Ours end by the hub, each
 # with a word to its client.
-AppStatus.disable_automatic_graceful_drain()
+AppStatus.enable_automatic_graceful_drain = False
 
 
 class CloudEvent(msgspec.Struct, kw_only=True):

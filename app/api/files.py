@@ -20,6 +20,8 @@ FileName = Annotated[
     str, Parameter(description="What the file is called; its ending helps to read it.", min_length=1, max_length=500)
 ]
 DEFAULT_MEDIA_TYPE = "application/octet-stream"
+# What curl calls any body that it is not told the type of.
+CURLS_DEFAULT = "application/x-www-form-urlencoded"
 MAX_MEDIA_TYPE = 200
 
 
@@ -48,6 +50,8 @@ class FileController(Controller):
         if "\0" in filename:
             raise Refused(422, "bad-value", "the file name contains NUL: leave it out")
         media_type = request.headers.get("Content-Type", DEFAULT_MEDIA_TYPE)[:MAX_MEDIA_TYPE]
+        if media_type == CURLS_DEFAULT:
+            media_type = DEFAULT_MEDIA_TYPE
         content = await request.body()
         async with resources.pool.connection() as connection:
             file_id = await put_file(connection, tenant_id, filename, media_type, content)

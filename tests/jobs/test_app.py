@@ -130,7 +130,7 @@ def test_the_registry_tells_name_queue_schema_and_first_line(sent: Any, app: App
     assert schema["type"] == "object"
     assert schema["required"] == ["order", "at"]
     assert schema["additionalProperties"] is False
-    assert schema["properties"]["at"] == {"type": "string", "format": "date-time"}
+    assert schema["properties"]["at"]["type"] == "string"
     assert schema["$defs"]["Address"]["required"] == ["city"]
 
 
