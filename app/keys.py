@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -57,9 +59,9 @@ async def issue_key(connection: Connection, tenant_id: str | None, name: str) ->
 class KeyRing:
     """Finds the owner of a key, and remembers the answer for :data:`FRESH_SECONDS`."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._pool = pool
-        self._owners = Recent(self._find, seconds=FRESH_SECONDS, max_entries=MAX_REMEMBERED)
+        self._owners = Recent(self._find, seconds=FRESH_SECONDS, max_entries=MAX_REMEMBERED, clock=clock)
 
     async def owner(self, text: str) -> KeyOwner | None:
         """Whose key `text` is; None where it is malformed, unknown, revoked, or has another secret."""

@@ -71,5 +71,5 @@ def create_app(settings: Settings, database_url: str) -> Litestar:
         # Logs are structlog's affair; Litestar would set up its own.
         logging_config=None,
     )
-    complete_document(app.openapi_schema)
+    complete_document(app)
     return app

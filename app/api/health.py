@@ -20,13 +20,13 @@ class Health(msgspec.Struct, frozen=True):
     status: Literal["ok"]
 
 
-@get("/health/live", tags=["health"], security=[], sync_to_thread=False)
+@get("/health/live", tags=["health"], sync_to_thread=False)
 def check_live() -> Health:
     """Whether the process answers at all."""
     return Health("ok")
 
 
-@get("/health/ready", tags=["health"], security=[])
+@get("/health/ready", tags=["health"])
 async def check_readiness(resources: NamedDependency[Resources]) -> Health:
     """Whether the database can be reached and its schema is this release's; else 503."""
     await check_ready(resources, READY_SECONDS)

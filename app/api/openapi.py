@@ -10,11 +10,12 @@ import re
 from importlib.metadata import version
 from typing import Any
 
-from litestar import Request, Response, get
+from litestar import Litestar, Request, Response, get
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
-from litestar.openapi.spec import Components, OpenAPI, OpenAPIMediaType, OpenAPIResponse, Reference, SecurityScheme, Tag
+from litestar.openapi.spec import Components, OpenAPIMediaType, OpenAPIResponse, Reference, SecurityScheme, Tag
 from litestar.params import FromPath
+from litestar.routes import HTTPRoute
 from swagger_ui_bundle import swagger_ui_path
 
 from howdah.app.api.auth import TENANT_HEADER
@@ -96,9 +97,15 @@ def openapi_config() -> OpenAPIConfig:
     )
 
 
-def complete_document(document: OpenAPI) -> None:
-    """Say of every operation that its errors are problem documents, in place of Litestar's own form of them; give
-    those that have none a readable summary."""
+def complete_document(app: Litestar) -> None:
+    """Say of every operation that its errors are problem documents, in place of Litestar's own form of them, and give
+    those that have none a readable summary. Once, before the document is read."""
+    # Litestar would make up random values; examples are those that a field gives.
+    routes = (route for route in app.routes if isinstance(route, HTTPRoute))
+    for handler in (handler for route in routes for handler in route.route_handlers):
+        for spec in (handler.responses or {}).values():
+            spec.generate_examples = False
+    document = app.openapi_schema
     schema = Reference(ref="#/components/schemas/Problem")
     content = {MEDIA_TYPE: OpenAPIMediaType(schema=schema)}
     for path in (document.paths or {}).values():
@@ -108,12 +115,14 @@ def complete_document(document: OpenAPI) -> None:
             if operation.summary and " " not in operation.summary:
                 # A handler's name, CreateRun, as words.
                 operation.summary = re.sub(r"(?<=.)([A-Z])", lambda at: f" {at[1].lower()}", operation.summary)
-            keyed = operation.security is None
+            keyed = not {"health"} & set(operation.tags or ())
+            if not keyed:
+                operation.security = [{}]
             has_parameters, has_body = bool(operation.parameters), operation.request_body is not None
             applies = {"400": has_parameters or has_body, "401": keyed, "404": has_parameters}
             applies |= {"413": has_body, "422": has_body}
+            operation.responses.pop("400", None)
             for status, meaning in PROBLEMS.items():
-                operation.responses.pop(status, None)
                 if applies[status]:
-                    operation.responses[status] = OpenAPIResponse(description=meaning, content=content)
+                    operation.responses.setdefault(status, OpenAPIResponse(description=meaning, content=content))
             operation.responses["default"] = OpenAPIResponse(description="Any other refusal.", content=content)

@@ -10,7 +10,7 @@ import msgspec
 from litestar import Controller, Response, get, post
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import FromQuery, HeaderParameter, PathParameter, QueryParameter
+from litestar.params import FromQuery, HeaderParameter, JSONBody, PathParameter, QueryParameter
 
 from howdah.app.api.auth import Caller
 from howdah.app.api.bodies import JsonBody, JsonItems, decode_body
@@ -103,10 +103,13 @@ class RunController(Controller):
     path = "/v1/runs"
     tags = ("runs",)
 
-    @post(dto=JsonBody[NewRunBody], responses={200: ResponseSpec(Run, description="The key's run, there already")})
+    @post(
+        dto=JsonBody[NewRunBody],
+        responses={200: ResponseSpec(Run, description="The key's run, there already")},
+    )
     async def create_run(
         self,
-        data: NewRunBody,
+        data: JSONBody[NewRunBody],
         caller: NamedDependency[Caller],
         resources: NamedDependency[Resources],
         metrics: NamedDependency[Metrics],
@@ -135,7 +138,7 @@ class RunController(Controller):
     @post("/batch", status_code=200, dto=JsonItems[RunBatch])
     async def create_runs(
         self,
-        data: list[bytes],
+        data: JSONBody[list[bytes]],
         caller: NamedDependency[Caller],
         resources: NamedDependency[Resources],
         metrics: NamedDependency[Metrics],
@@ -198,7 +201,11 @@ class RunController(Controller):
             raise Refused(503, "too-many-waiters", f"{error}; ask without wait", headers=RETRY_AFTER) from error
         return await find_run(resources.engine, caller.tenant_id, number)
 
-    @post("/{run_id:str}/cancel", status_code=200, responses={202: ResponseSpec(RunStatus, description="Requested")})
+    @post(
+        "/{run_id:str}/cancel",
+        status_code=200,
+        responses={202: ResponseSpec(RunStatus, description="Requested")},
+    )
     async def cancel_run(
         self, run_id: RunId, caller: NamedDependency[Caller], resources: NamedDependency[Resources]
     ) -> Response[RunStatus]:

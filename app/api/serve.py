@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import socket
 from types import FrameType
 
@@ -39,13 +40,16 @@ class Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(resources.begin_shutdown)
 
 
-def make_server(settings: Settings, database_url: str, port: int, *, fd: int | None = None) -> Server:
-    """A server that is ready to run on `port` (0: any free one), or on `fd`, a socket that listens already."""
+def make_server(settings: Settings, database_url: str, port: int | None = None, *, fd: int | None = None) -> Server:
+    """A server that is ready to run.
+
+    `port` 0 is any free one, None the settings'; `fd` is a socket that listens already, and goes before `port`.
+    """
     app = create_app(settings, database_url)
     config = uvicorn.Config(
         app,
         host=settings.host,
-        port=port,
+        port=settings.port if port is None else port,
         fd=fd,
         loop="uvloop",
         http="httptools",
@@ -61,7 +65,7 @@ def make_server(settings: Settings, database_url: str, port: int, *, fd: int | N
     return Server(config, app)
 
 
-def serve(settings: Settings, database_url: str, port: int, *, fd: int | None = None) -> None:
+def serve(settings: Settings, database_url: str, port: int | None = None, *, fd: int | None = None) -> None:
     """Serve until SIGTERM or SIGINT: then nothing new is accepted, waiting requests are answered, streams end.
 
     Raises
@@ -70,7 +74,8 @@ def serve(settings: Settings, database_url: str, port: int, *, fd: int | None = 
         With status 3 if it cannot start, such as on a database without the schema; the log tells why.
     """
     server = make_server(settings, database_url, port, fd=fd)
-    # Ctrl-C has done its work by the time uvicorn raises it again.
+    # uvicorn raises a signal again once it has stopped for it; by then SIGTERM and Ctrl-C have done their work.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
     if not server.started:

@@ -9,7 +9,7 @@ import msgspec
 from litestar import Controller, Response, delete, get, post
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import PathParameter
+from litestar.params import JSONBody, PathParameter
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -93,8 +93,11 @@ class TenantController(Controller):
     tags = ("tenants",)
     guards = (require_admin,)
 
-    @post(dto=JsonBody[NewTenant], responses={200: ResponseSpec(Tenant, description="It was there already")})
-    async def create_tenant(self, data: NewTenant, resources: NamedDependency[Resources]) -> Response[Tenant]:
+    @post(
+        dto=JsonBody[NewTenant],
+        responses={200: ResponseSpec(Tenant, description="It was there already")},
+    )
+    async def create_tenant(self, data: JSONBody[NewTenant], resources: NamedDependency[Resources]) -> Response[Tenant]:
         """Make a tenant. One that exists is left as it is and answered with 200."""
         async with resources.pool.connection() as connection:
             created = await create_tenant(connection, data.id, data.name)
@@ -122,7 +125,7 @@ class TenantController(Controller):
 
     @post("/{tenant_id:str}/keys", dto=JsonBody[NewKeyBody])
     async def create_key(
-        self, tenant_id: TenantId, data: NewKeyBody, resources: NamedDependency[Resources]
+        self, tenant_id: TenantId, data: JSONBody[NewKeyBody], resources: NamedDependency[Resources]
     ) -> Response[IssuedKey]:
         """Make a key for a tenant. The answer is the only place where its secret ever stands."""
         key = new_api_key()

@@ -1654,9 +1654,9 @@ begin
         fused as (
             select document_id, ordinal, sum(1.0 / (%2$s + place))::double precision as score
             from (
-                select document_id, ordinal, row_number() over (order by distance) as place from by_meaning
+                select document_id, ordinal, rank() over (order by distance) as place from by_meaning
                 union all
-                select document_id, ordinal, row_number() over (order by rank desc) as place from by_words
+                select document_id, ordinal, rank() over (order by rank desc) as place from by_words
             ) as ranked
             group by document_id, ordinal
         )

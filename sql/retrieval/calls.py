@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,6 +75,8 @@ async def create_collection(
 async def put_document(connection: Connection, document: NewDocument) -> int:
     """Store a document under its key, replacing what was there; its id."""
     chunks = document.chunks
+    # Thousands of vectors as text take a second: not on the event loop.
+    embeddings = await asyncio.to_thread(lambda: [vector_text(chunk.embedding) for chunk in chunks])
     row = await (
         await connection.execute(
             "select document_id from put_document(%s, %s, %s, %s, %s, %s, %s, %s, %s::jsonb, %s::bigint,"
@@ -93,7 +96,7 @@ async def put_document(connection: Connection, document: NewDocument) -> int:
                 [chunk.end for chunk in chunks],
                 [chunk.tokens for chunk in chunks],
                 [chunk.content for chunk in chunks],
-                [vector_text(chunk.embedding) for chunk in chunks],
+                embeddings,
             ],
         )
     ).fetchone()

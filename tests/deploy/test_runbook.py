@@ -198,6 +198,15 @@ async def test_a_key_is_found_and_revoked(connection: Connection, psql: psycopg.
     assert all(row["revoked_at"] for row in operator.does("Who can come in"))
 
 
+async def _first_found(operator: Operator, words: str, unless: asyncio.Task[Any]) -> list[dict[str, Any]]:
+    """Rows of a statement that waits for another process; `unless` has a time limit and ends the wait."""
+    while not unless.done():
+        if found := operator.does(words):
+            return found
+        await asyncio.sleep(0)
+    return []
+
+
 async def test_a_held_snapshot_and_a_held_lock_are_found(
     connection: Connection, conninfo: str, psql: psycopg.Connection[DictRow]
 ) -> None:
@@ -210,9 +219,7 @@ async def test_a_held_snapshot_and_a_held_lock_are_found(
     async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as waiting:
         await waiting.execute("set lock_timeout = '30s'")
         blocked = asyncio.create_task(waiting.execute("select from tenant"))
-        # The server's process for it has to get there first: the lock's time limit ends the loop if it never does.
-        while not (found := operator.does("Who waits for whose lock")) and not blocked.done():
-            await asyncio.sleep(0)
+        found = await _first_found(operator, "Who waits for whose lock", unless=blocked)
         assert [(row["pid"], row["waits_for"]) for row in found] == [(waiting.info.backend_pid, [pid])]
         await connection.execute("rollback")
         await blocked

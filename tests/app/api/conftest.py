@@ -1,4 +1,4 @@
-"""A real API: uvicorn on a loopback port, on this test's own database, with keys for two tenants and an administrator."""
+"""A real API: uvicorn on a loopback port, on this test's own database, with keys of two tenants and an admin."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def keys(connection: Connection) -> Keys:
 
 @pytest.fixture
 def task(db: psycopg.Connection) -> str:
-    """A registered task: `id` is needed and whole, `to` is a list of texts, `note` is anything, nothing else is known."""
+    """A registered task: `id` is needed and whole, `to` is a list of texts, `note` is anything."""
     db.execute(
         "select register_tasks(array['invoice.send', 'invoice.void'], array['task', 'task'], array['mail', 'mail'],"
         " array[%s::text, '{}'], array['', ''])",
