@@ -10,7 +10,7 @@
     └── ModelError                one attempt at one model failed
         ├── RateLimitedError      HTTP 429                                           next model
         ├── ModelTimeoutError     no answer within the request's seconds             next model
-        ├── UpstreamError         5xx, or the server cannot be reached               next model
+        ├── UpstreamError         5xx, no such model (404), or out of reach          next model
         ├── ModelTooSmallError    the text fits neither its window nor its pieces    next model
         ├── MalformedReplyError   an answer that cannot be read or trusted           next model
         └── RefusedError          any other 4xx: our own request or key is wrong     raised at once

@@ -60,6 +60,9 @@ def _of_status(model: str, error: openai.APIStatusError) -> ModelError:
         return ModelTimeoutError(model, said)
     if error.code == "context_length_exceeded":
         return ModelTooSmallError(model, said)
+    if status == 404:
+        # A compatible server that does not have this model may well have the next one.
+        return UpstreamError(model, said)
     if 400 <= status < 500:
         return RefusedError(model, said, status)
     if status >= 500:

@@ -30,8 +30,7 @@ ASSETS = {
 }
 TAGS = {
     "runs": "Executions of tasks: create, look up, wait, list, cancel, requeue.",
-    "sessions": "Ordered streams within a tenant.",
-    "events": "Small facts in a session, numbered 1, 2, 3 … without gaps; as pages or as server-sent events.",
+    "sessions": "Ordered streams of events, numbered 1, 2, 3 … without gaps; read as pages or as server-sent events.",
     "collections": "Documents, and retrieval from them.",
     "models": "What can be chosen from, in OpenAI's shape.",
     "queues": "How much waits and runs.",
@@ -42,6 +41,19 @@ DESCRIPTION = f"""Every error is a problem document (RFC 9457, `application/prob
 Lists answer `items` and `next`, the opaque `cursor` of the page after. An administrator's key acts for a tenant by
 naming it in the header `{TENANT_HEADER}`."""
 
+
+# A page shows one for each body; where the fields' own examples do not make a sensible whole, this does.
+EXAMPLES: dict[str, Any] = {
+    "/v1/runs": {"task": "invoice.send", "args": {"id": 7}, "session": "case-7"},
+    "/v1/runs/batch": {"runs": [{"task": "invoice.send", "args": {"id": 7}, "idempotency_key": "invoice-7"}]},
+    "/v1/sessions": {"id": "case-7"},
+    "/v1/sessions/{session_id}/events": {"events": [{"type": "note.added", "data": {"text": "called back"}}]},
+    "/v1/stream-tokens": {"session": "case-7", "ttl": 300},
+    "/v1/collections": {"name": "contracts"},
+    "/v1/collections/{name}/search": {"query": "Who may end the contract?", "limit": 5},
+    "/v1/tenants": {"id": "acme", "name": "Acme & Co"},
+    "/v1/tenants/{tenant_id}/keys": {"name": "web shop"},
+}
 
 # The statuses that any operation may answer with; what else it refuses is told by its text, and by `default`.
 PROBLEMS = {
@@ -108,13 +120,16 @@ def complete_document(app: Litestar) -> None:
     document = app.openapi_schema
     schema = Reference(ref="#/components/schemas/Problem")
     content = {MEDIA_TYPE: OpenAPIMediaType(schema=schema)}
-    for path in (document.paths or {}).values():
+    for name, path in (document.paths or {}).items():
         for operation in (path.get, path.post, path.put, path.patch, path.delete):
             if operation is None or operation.responses is None:
                 continue
             if operation.summary and " " not in operation.summary:
                 # A handler's name, CreateRun, as words.
                 operation.summary = re.sub(r"(?<=.)([A-Z])", lambda at: f" {at[1].lower()}", operation.summary)
+            if operation.request_body is not None and name in EXAMPLES and path.post is operation:
+                body: Any = operation.request_body
+                body.content["application/json"].example = EXAMPLES[name]
             keyed = not {"health"} & set(operation.tags or ())
             if not keyed:
                 operation.security = [{}]

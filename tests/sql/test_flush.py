@@ -148,6 +148,7 @@ async def test_a_held_session_makes_its_runs_busy_and_nobody_else(connection: Co
         await slow.execute("select * from create_session('default', 'held')")
         async with slow.transaction():
             await slow.execute("select * from append_event('default', 'held', 'slow')")
+            await connection.execute("set lock_timeout = '5s'")
             assert await write(connection, *items) == ["busy", "busy", "busy", "ok", "ok"]
             assert await value(connection, "select count(*) from checkpoint") == 0
     assert await write(connection, *items[:3]) == ["ok", "ok", "ok"]
@@ -158,6 +159,7 @@ async def test_a_held_run_is_busy_and_nobody_else(connection: Connection, connin
     held, free = await running(connection, 2)
     async with await connect(conninfo) as slow, slow.transaction():
         await slow.execute("select from run where id = %s for no key update", [held.id])
+        await connection.execute("set lock_timeout = '5s'")
         assert await write(connection, checkpoint(held), outcome(held), outcome(free)) == ["busy", "busy", "ok"]
     assert await write(connection, checkpoint(held), outcome(held)) == ["ok", "ok"]
 

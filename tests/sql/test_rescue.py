@@ -55,6 +55,7 @@ async def test_a_run_that_a_slow_caller_holds_is_rescued_later(connection: Conne
     await pass_time(connection, STALE * 2)
     async with await connect(conninfo) as slow, slow.transaction():
         await slow.execute("select from run where id = %s for no key update", [held.id])
+        await connection.execute("set lock_timeout = '5s'")
         assert await rescue_runs(connection, STALE) == (1, 1)
     assert await rescue_runs(connection, STALE) == (1, 1)
     assert await rescue_runs(connection, STALE) == (0, 0)

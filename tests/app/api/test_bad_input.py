@@ -131,6 +131,13 @@ async def test_what_postgres_cannot_hold_is_refused(
     assert stored() == 0
 
 
+@pytest.mark.parametrize("field", ["task", "unique_key"])
+async def test_nul_is_refused_wherever_it_stands(api: httpx.AsyncClient, task: str, stored: Stored, field: str) -> None:
+    body = {"task": task, "args": {"id": 7}, field: "a\0b"}
+    assert as_problem(await api.post("/v1/runs", json=body), 422, "bad-value")["code"] == "HW016"
+    assert stored() == 0
+
+
 @pytest.mark.parametrize("value", ['"\\u0000"', '"\\ud800"', "NaN", "[1, {}, Infinity]"])
 async def test_in_a_batch_the_item_that_postgres_cannot_hold_fails_alone(
     api: httpx.AsyncClient, task: str, db: psycopg.Connection, value: str

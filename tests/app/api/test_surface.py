@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from howdah.app.api.application import create_app
+from howdah.app.api.openapi import EXAMPLES
 from howdah.app.composition import open_resources
 from howdah.app.settings import Settings
 from howdah.sql.errors import DatabaseUnfit
@@ -131,6 +132,19 @@ def test_the_document_is_openapi_3_1_and_complete(document: dict[str, Any]) -> N
     for name, schema in document["components"]["schemas"].items():
         jsonschema.Draft202012Validator.check_schema(schema)
         assert schema.get("properties") is not None or "enum" in schema, name
+
+
+def test_every_example_of_a_body_fits_its_schema(document: dict[str, Any]) -> None:
+    found = 0
+    for path, method, operation in operations(document):
+        content = operation.get("requestBody", {}).get("content", {}).get("application/json", {})
+        if "example" in content:
+            found += 1
+            schema = content["schema"] | {"components": document["components"]}
+            jsonschema.validate(content["example"], schema, cls=jsonschema.Draft202012Validator)
+            known = document["components"]["schemas"][schema["$ref"].split("/")[-1]]["properties"]
+            assert set(content["example"]) <= set(known), (method, path)
+    assert found == len(EXAMPLES)
 
 
 async def test_the_docs_page_asks_no_other_host_for_anything(client: httpx.AsyncClient) -> None:

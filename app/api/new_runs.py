@@ -1,0 +1,148 @@
+"""Runs to create, as a request gives them: read, checked against their task's schema, and answered."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+
+from howdah.app.api.bodies import decode_body
+from howdah.app.api.problems import FieldError, Problem, Refused, problem_of
+from howdah.app.api.run_reads import (
+    Run,
+    RunSummary,
+    created_at,
+)
+from howdah.app.composition import Resources
+from howdah.sql.errors import HowdahError, IdempotencyConflict, NotUnique, UnknownTenant
+from howdah.sql.json_values import checked
+from howdah.sql.queue.calls import Enqueued, NewRun
+
+# One transaction's worth; a client with more sends several.
+MAX_BATCH = 1000
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$(?!\n)"
+SESSION = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\n)"
+Key = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+
+
+class NewRunBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A run to create. `queue` left out: the task's own. `run_at` in the future: not before. `unique_key`: refused
+    while another run with it is queued."""
+
+    task: Annotated[str, msgspec.Meta(min_length=1, max_length=200, examples=["invoice.send"])]
+    args: Annotated[
+        msgspec.Raw, msgspec.Meta(description="An object that fits the task's schema.", examples=[{"id": 7}])
+    ] = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
+    queue: Annotated[str, msgspec.Meta(pattern=NAME)] | None = None
+    priority: Annotated[int, msgspec.Meta(ge=-1_000_000, le=1_000_000, description="Higher first.")] = 0
+    run_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    session: Annotated[str, msgspec.Meta(pattern=SESSION)] | None = None
+    unique_key: Key | None = None
+
+
+class BatchItem(NewRunBody, kw_only=True, forbid_unknown_fields=True):
+    """As for one run, with its idempotency key beside it."""
+
+    idempotency_key: Key | None = None
+
+
+class RunBatch(msgspec.Struct):
+    """Runs to create together."""
+
+    runs: Annotated[list[BatchItem], msgspec.Meta(max_length=MAX_BATCH)]
+
+
+class BatchResult(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of the item at `index`: its `run` (201 new, 200 there already), or a `problem`."""
+
+    index: int
+    status: int
+    run: RunSummary | None = None
+    problem: Problem | None = None
+
+
+class BatchResults(msgspec.Struct, frozen=True):
+    """One result an item, in order."""
+
+    items: list[BatchResult]
+
+
+async def checked_run(
+    data: NewRunBody, tenant_id: str, key: str | None, resources: Resources, where: str = ""
+) -> NewRun:
+    """The run to enqueue, once its task is known and its arguments fit."""
+    raw = bytes(data.args)
+    text = checked(raw, f"{where}/args")
+    task = await resources.tasks.find(data.task)
+    args: Any = decode_body(raw, dict[str, Any], f"{where}/args")
+    errors = [FieldError(message, f"{where}/args{pointer}") for pointer, message in task.errors(args)]
+    if errors:
+        detail = f"the arguments do not fit task {data.task!r}: {errors[0].pointer}: {errors[0].detail}"
+        raise Refused(422, "invalid-arguments", detail, title="Invalid arguments", errors=errors)
+    return NewRun(
+        tenant_id=tenant_id,
+        task=data.task,
+        args=text,
+        queue=data.queue or task.queue,
+        priority=data.priority,
+        run_at=data.run_at,
+        session_id=data.session,
+        idempotency_key=key,
+        unique_key=data.unique_key,
+    )
+
+
+def accepted_id(new: NewRun, enqueued: Enqueued) -> int:
+    """The id of the run that there is now, or the refusal as an error."""
+    if enqueued.run_id is not None:
+        return enqueued.run_id
+    if enqueued.status == "conflict":
+        raise IdempotencyConflict(
+            f"idempotency key {new.idempotency_key!r} was used for another task or other arguments:"
+            " use a new key for a new request"
+        )
+    if enqueued.status == "not_unique":
+        raise NotUnique(f"a run with the uniqueness key {new.unique_key!r} is already queued: wait until it starts")
+    raise UnknownTenant(f"tenant {new.tenant_id!r} is unknown")
+
+
+def batch_result(index: int, new: NewRun, outcome: Enqueued | BaseException, known: dict[int, Run]) -> BatchResult:
+    """`known` has the runs that were there already."""
+    try:
+        if isinstance(outcome, BaseException):
+            return failed_result(index, outcome)
+        run_id = accepted_id(new, outcome)
+    except HowdahError as error:
+        return failed_result(index, error)
+    if outcome.status == "existing":
+        fields = {name: getattr(known[run_id], name) for name in RunSummary.__struct_fields__}
+        return BatchResult(index, 200, RunSummary(**fields))
+    return BatchResult(index, 201, RunSummary(**summary_fields(new, run_id)))
+
+
+def summary_fields(new: NewRun, run_id: int) -> dict[str, Any]:
+    """A new run as it is on disk, without asking for it: the id tells by the database's own clock whether it is due."""
+    created = created_at(run_id)
+    later = new.run_at is not None and new.run_at > created
+    return {
+        "id": str(run_id),
+        "tenant": new.tenant_id,
+        "queue": new.queue,
+        "task": new.task,
+        "state": "scheduled" if later else "queued",
+        "priority": new.priority,
+        "session": new.session_id,
+        "attempt": 0,
+        "failures": 0,
+        "created_at": created,
+        "run_at": new.run_at,
+        "started_at": None,
+        "finished_at": None,
+    }
+
+
+def failed_result(index: int, error: BaseException) -> BatchResult:
+    problem, _ = problem_of(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+    return BatchResult(index, problem.status, problem=problem)

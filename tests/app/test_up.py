@@ -1,0 +1,117 @@
+"""`howdah up`, `review` and `demo` as a person runs them: real processes, a real terminal's signals."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+
+from howdah.app import embedded
+from tests.jobs.documents.test_extract import pdf
+
+SECONDS = 60
+HOWDAH = [sys.executable, "-m", "howdah.app.cli"]
+
+
+def environment(home: Path, database_url: str | None = None) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+    return {**kept, "HOWDAH_HOME": str(home), **({"DATABASE_URL": database_url} if database_url else {})}
+
+
+@pytest.fixture
+def empty_url(postgresql: psycopg.Connection) -> str:
+    """A database of the tests' server without our schema."""
+    info = postgresql.info
+    with psycopg.connect(info.dsn, password=info.password, autocommit=True) as connection:
+        connection.execute("drop schema howdah cascade")
+        connection.execute("drop schema ops cascade")
+    password = f":{info.password}" if info.password else ""
+    return f"postgresql://{info.user}{password}@{info.host}:{info.port}/{info.dbname}"
+
+
+def start_up(home: Path) -> tuple[subprocess.Popen[bytes], str, str]:
+    """A running `howdah up`: the process, its address and key, as it prints them."""
+    log = home.parent / "up.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen([*HOWDAH, "up"], env=environment(home), stdout=output, stderr=output)
+    deadline = time.monotonic() + SECONDS
+    while "Ctrl-C stops everything" not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+    text = log.read_text()
+    address, key = re.search(r"http://[\d.]+:\d+", text), re.search(r"hwd_\w+", text)
+    assert address
+    assert key
+    return process, address[0], key[0]
+
+
+def test_up_stops_cleanly_and_finds_its_data_again(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    ids = []
+    keys = []
+    try:
+        for _ in range(2):
+            process, url, key = start_up(home)
+            with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}) as client:
+                created = client.post("/v1/runs", json={"task": "examples.hello", "args": {"name": "you"}}).json()
+                finished = client.get(f"/v1/runs/{created['id']}", params={"wait": 30}).json()
+                assert finished["output"] == "HELLO, YOU!"
+                ids.append(created["id"])
+                keys.append(key)
+                listed = [run["id"] for run in client.get("/v1/runs").json()["items"]]
+            process.send_signal(signal.SIGINT)
+            assert process.wait(SECONDS) == 0
+            assert embedded.find_running(home / "postgres") is None
+        assert set(ids) <= set(listed)
+        assert keys[0] == keys[1]
+    finally:
+        embedded.remove(home / "postgres")
+
+
+def test_review_reads_what_it_can_refuses_the_rest_and_goes_on(tmp_path: Path, empty_url: str) -> None:
+    papers = tmp_path / "papers"
+    papers.mkdir()
+    (papers / "lease.pdf").write_bytes(pdf("The tenant shall keep the garden in order."))
+    (papers / "rules.html").write_text("<html><body><p>You must not smoke in the house.</p></body></html>")
+    (papers / "notes.md").write_text("# Notes\n\nThe landlord must repair the roof.\n")
+    (papers / "empty.txt").write_bytes(b"")
+    (papers / "broken.pdf").write_bytes(b"this is no pdf")
+    (papers / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
+    done = subprocess.run(
+        [*HOWDAH, "review", str(papers), "--ask", "What must the tenant do?", "--out", str(tmp_path / "report")],
+        env=environment(tmp_path / "home", empty_url),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 documents reviewed" in done.stdout
+    for name, reason in (("empty.txt", "0 bytes"), ("broken.pdf", "a PDF that is none"), ("image.png", "PNG")):
+        assert re.search(rf"✗ .*{name}: .*{reason}", done.stdout), f"{name} is not refused with a sentence"
+    assert "shall keep the garden" in (tmp_path / "report" / "report.md").read_text()
+    assert "✗ " not in done.stdout.split("runs ended", 1)[1]
+
+
+def test_the_demo_keeps_its_promises_while_it_kills_processes(tmp_path: Path, empty_url: str) -> None:
+    done = subprocess.run(
+        [*HOWDAH, "demo", "--out", str(tmp_path / "report")],
+        env=environment(tmp_path / "home", empty_url),
+        capture_output=True,
+        text=True,
+        timeout=3 * SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert done.stdout.count("⚡ SIGKILL") == 2
+    assert done.stdout.count("✓ ") == 6
+    assert (tmp_path / "report" / "report.json").stat().st_size > 10_000
