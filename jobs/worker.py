@@ -169,6 +169,8 @@ class Worker:
                 if not self._stopping:
                     await self._wrote.wait()
                 continue
+            # Seen before the claim: a run that ends beside it may go back to the queue unseen by it.
+            quiet = not self._running and not self._unwritten
             try:
                 if unsure:
                     await self._release_unknown()
@@ -183,7 +185,7 @@ class Worker:
             if claimed:
                 poll = POLL_FROM
             if len(claimed) < min(room, MAX_CLAIM):
-                if until_idle and not claimed and not self._running and not self._unwritten:
+                if until_idle and quiet and not claimed:
                     return
                 if not await _wait(self._wake, POLL_FROM if until_idle else poll):
                     poll = min(poll * 2, POLL_TO)

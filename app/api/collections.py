@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Controller, Request, Response, delete, get, post
 from litestar.datastructures import State, UploadFile
+from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import JSONBody, PathParameter, QueryParameter
 from sqlalchemy import Row, select
 
 from howdah.app.api.auth import Caller
@@ -47,19 +48,21 @@ Name = Annotated[
         examples=["contracts"],
     ),
 ]
-NamePath = Annotated[str, Parameter(description="The collection's name.", max_length=128)]
-DocumentPath = Annotated[str, Parameter(description="The document's id.", max_length=40)]
+NamePath = Annotated[str, PathParameter(description="The collection's name.", max_length=128)]
+DocumentPath = Annotated[str, PathParameter(description="The document's id.", max_length=40)]
 Filename = Annotated[
     str | None,
-    Parameter(max_length=255, description="The file's name, which tells its format; else of `Content-Disposition`."),
+    QueryParameter(
+        max_length=255, description="The file's name, which tells its format; else of `Content-Disposition`."
+    ),
 ]
 DocumentKey = Annotated[
     str | None,
-    Parameter(
+    QueryParameter(
         min_length=1, max_length=512, description="Replaces the document of this key; the file's name if left out."
     ),
 ]
-Metadata = Annotated[str | None, Parameter(max_length=16_384, description="A JSON object, for filters.")]
+Metadata = Annotated[str | None, QueryParameter(max_length=16_384, description="A JSON object, for filters.")]
 
 
 class NewCollection(msgspec.Struct, forbid_unknown_fields=True):
@@ -124,7 +127,7 @@ class CollectionController(Controller):
 
     @post(dto=JsonBody[NewCollection], responses={200: ResponseSpec(Collection, description="There already")})
     async def create_collection(
-        self, data: NewCollection, caller: Caller, resources: Resources
+        self, data: JSONBody[NewCollection], caller: NamedDependency[Caller], resources: NamedDependency[Resources]
     ) -> Response[Collection]:
         """Make a collection. One that is there already is answered as it is, with 200."""
         tenant_id, embedder = caller.tenant(), resources.embedder
@@ -142,7 +145,11 @@ class CollectionController(Controller):
 
     @get()
     async def list_collections(
-        self, caller: Caller, resources: Resources, cursor: Cursor = None, limit: Limit = DEFAULT_LIMIT
+        self,
+        caller: NamedDependency[Caller],
+        resources: NamedDependency[Resources],
+        cursor: Cursor = None,
+        limit: Limit = DEFAULT_LIMIT,
     ) -> CollectionPage:
         """List collections by name."""
         tenant_id = caller.tenant()
@@ -157,7 +164,9 @@ class CollectionController(Controller):
         return CollectionPage(items, encode_cursor(scope, items[-1].name) if len(rows) > limit else None)
 
     @get("/{name:str}")
-    async def get_collection(self, name: NamePath, caller: Caller, resources: Resources) -> Collection:
+    async def get_collection(
+        self, name: NamePath, caller: NamedDependency[Caller], resources: NamedDependency[Resources]
+    ) -> Collection:
         """Look up a collection."""
         return await _find_collection(resources, caller.tenant(), name)
 
@@ -166,8 +175,8 @@ class CollectionController(Controller):
         self,
         request: Request[Any, Any, State],
         name: NamePath,
-        caller: Caller,
-        resources: Resources,
+        caller: NamedDependency[Caller],
+        resources: NamedDependency[Resources],
         filename: Filename = None,
         key: DocumentKey = None,
         metadata: Metadata = None,
@@ -205,8 +214,8 @@ class CollectionController(Controller):
     async def list_documents(
         self,
         name: NamePath,
-        caller: Caller,
-        resources: Resources,
+        caller: NamedDependency[Caller],
+        resources: NamedDependency[Resources],
         cursor: Cursor = None,
         limit: Limit = DEFAULT_LIMIT,
     ) -> DocumentPage:
@@ -217,14 +226,22 @@ class CollectionController(Controller):
 
     @get("/{name:str}/documents/{document_id:str}")
     async def get_document(
-        self, name: NamePath, document_id: DocumentPath, caller: Caller, resources: Resources
+        self,
+        name: NamePath,
+        document_id: DocumentPath,
+        caller: NamedDependency[Caller],
+        resources: NamedDependency[Resources],
     ) -> Document:
         """Look up a document."""
         return await find_document(resources.engine, caller.tenant(), name, parse_document_id(document_id))
 
     @delete("/{name:str}/documents/{document_id:str}")
     async def delete_document(
-        self, name: NamePath, document_id: DocumentPath, caller: Caller, resources: Resources
+        self,
+        name: NamePath,
+        document_id: DocumentPath,
+        caller: NamedDependency[Caller],
+        resources: NamedDependency[Resources],
     ) -> None:
         """Delete a document and its chunks."""
         tenant_id = caller.tenant()
@@ -233,7 +250,13 @@ class CollectionController(Controller):
                 raise unknown_document(document_id)
 
     @post("/{name:str}/search", dto=JsonBody[SearchRequest], status_code=200)
-    async def search(self, name: NamePath, data: SearchRequest, caller: Caller, resources: Resources) -> SearchResults:
+    async def search(
+        self,
+        name: NamePath,
+        data: JSONBody[SearchRequest],
+        caller: NamedDependency[Caller],
+        resources: NamedDependency[Resources],
+    ) -> SearchResults:
         """Find passages by meaning (embeddings) and by words, merged by rank."""
         tenant_id = caller.tenant()
         metadata = encode(data.metadata, "metadata")

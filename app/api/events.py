@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Controller, Request, Response, get, post
 from litestar.datastructures import State
+from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import HeaderParameter, JSONBody, PathParameter, QueryParameter
 from sqlalchemy import Text, cast, select
 
 from howdah.app.api.auth import OPEN, Caller
@@ -33,18 +34,19 @@ MAX_SEQ = (1 << 63) - 1
 
 Type = Annotated[str, msgspec.Meta(min_length=1, max_length=200, examples=["note.added"])]
 Key = Annotated[str, msgspec.Meta(min_length=1, max_length=255, description="The same key again changes nothing.")]
-After = Annotated[int, Parameter(ge=0, le=MAX_SEQ, description="Only events numbered above.")]
-Limit = Annotated[int, Parameter(ge=1, le=MAX_BATCH, description=f"Events of a page, 1 to {MAX_BATCH}.")]
+After = Annotated[int, QueryParameter(ge=0, le=MAX_SEQ, description="Only events numbered above.")]
+Limit = Annotated[int, QueryParameter(ge=1, le=MAX_BATCH, description=f"Events of a page, 1 to {MAX_BATCH}.")]
 TypeFilter = Annotated[
-    str | None, Parameter(query="type", max_length=200, description="Only events of this type; not in a stream.")
+    str | None, QueryParameter(name="type", max_length=200, description="Only events of this type; not in a stream.")
 ]
 LastId = Annotated[
-    str | None, Parameter(header="Last-Event-ID", max_length=200, description="The `id` of the last event seen.")
+    str | None, HeaderParameter(name="Last-Event-ID", max_length=200, description="The `id` of the last event seen.")
 ]
 LastIdInQuery = Annotated[
-    str | None, Parameter(query="last_event_id", max_length=200, description="As `Last-Event-ID`, which goes first.")
+    str | None,
+    QueryParameter(name="last_event_id", max_length=200, description="As `Last-Event-ID`, which goes first."),
 ]
-RunPath = Annotated[str, Parameter(description="The run's id.", max_length=40)]
+RunPath = Annotated[str, PathParameter(description="The run's id.", max_length=40)]
 
 
 class EventToAppend(msgspec.Struct, forbid_unknown_fields=True):
@@ -105,7 +107,11 @@ class EventController(Controller):
         responses={200: ResponseSpec(AppendResult, description="The event's key was seen: it is there already")},
     )
     async def append_events(
-        self, session_id: SessionPath, data: EventsToAppend, caller: Caller, resources: Resources
+        self,
+        session_id: SessionPath,
+        data: JSONBody[EventsToAppend],
+        caller: NamedDependency[Caller],
+        resources: NamedDependency[Resources],
     ) -> Response[AppendResults | AppendResult]:
         """Append one event, or a batch of which a bad one fails alone. 201 once it is on disk."""
         single = data.events is None
@@ -126,7 +132,7 @@ class EventController(Controller):
         self,
         request: Request[Any, Any, State],
         session_id: SessionPath,
-        resources: Resources,
+        resources: NamedDependency[Resources],
         after: After = 0,
         limit: Limit = 100,
         event_type: TypeFilter = None,
@@ -148,7 +154,7 @@ class EventController(Controller):
         self,
         request: Request[Any, Any, State],
         run_id: RunPath,
-        resources: Resources,
+        resources: NamedDependency[Resources],
         after: After = 0,
         limit: Limit = 100,
         event_type: TypeFilter = None,
@@ -165,7 +171,7 @@ class EventController(Controller):
         return await _stream(resources, reader.tenant_id, session_id, after, last_id or last_id_in_query)
 
 
-def _asked(data: EventsToAppend) -> list[EventToAppend]:
+def _asked(data: JSONBody[EventsToAppend]) -> list[EventToAppend]:
     alone = data.type is not None
     if alone == (data.events is not None):
         detail = "send one event, with a `type`, or several as `events`"

@@ -8,7 +8,8 @@ from urllib.parse import quote
 
 import msgspec
 from litestar import Controller, Request, Response, get, post
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import FromPath, QueryParameter
 
 from howdah.app.api.auth import Caller
 from howdah.app.api.problems import Refused
@@ -17,7 +18,8 @@ from howdah.app.composition import Resources
 from howdah.sql.retrieval.calls import put_file, read_file
 
 FileName = Annotated[
-    str, Parameter(description="What the file is called; its ending helps to read it.", min_length=1, max_length=500)
+    str,
+    QueryParameter(description="What the file is called; its ending helps to read it.", min_length=1, max_length=500),
 ]
 DEFAULT_MEDIA_TYPE = "application/octet-stream"
 # What curl calls any body that it is not told the type of.
@@ -43,7 +45,11 @@ class FileController(Controller):
 
     @post(description="The body is the file's bytes, as they are; `Content-Type` is kept with it.")
     async def create_file(
-        self, request: Request[Any, Any, Any], filename: FileName, caller: Caller, resources: Resources
+        self,
+        request: Request[Any, Any, Any],
+        filename: FileName,
+        caller: NamedDependency[Caller],
+        resources: NamedDependency[Resources],
     ) -> Response[File]:
         """Hand in a file."""
         tenant_id = caller.tenant()
@@ -59,13 +65,17 @@ class FileController(Controller):
         return Response(file, status_code=201, headers={"Location": f"/v1/files/{file_id}"})
 
     @get("/{file_id:str}")
-    async def get_file(self, file_id: str, caller: Caller, resources: Resources) -> File:
+    async def get_file(
+        self, file_id: FromPath[str], caller: NamedDependency[Caller], resources: NamedDependency[Resources]
+    ) -> File:
         """Look up a file."""
         filename, media_type, content = await _read(resources, caller, file_id)
         return File(file_id, filename, media_type, len(content), created_at(int(file_id)))
 
     @get("/{file_id:str}/content")
-    async def get_content(self, file_id: str, caller: Caller, resources: Resources) -> Response[bytes]:
+    async def get_content(
+        self, file_id: FromPath[str], caller: NamedDependency[Caller], resources: NamedDependency[Resources]
+    ) -> Response[bytes]:
         """Fetch a file's bytes."""
         filename, media_type, content = await _read(resources, caller, file_id)
         # Never shown inside a page of ours: what a client handed in may be anything.

@@ -1,22 +1,22 @@
 """The OpenAPI 3.1 document at `/schema/openapi.json`, and a page to read and try it at `/schema`.
 
-The page's script, style and icon come from the installed wheel `swagger-ui-bundle` and are served from here: the page
-asks no other host for anything.
+The page's script, style and icon come from the installed wheel `swagger-ui-py` (Swagger UI 5, which reads 3.1) and
+are served from here: the page asks no other host for anything.
 """
 
 from __future__ import annotations
 
 import re
 from importlib.metadata import version
+from importlib.resources import files
 from typing import Any
 
-from litestar import Litestar, Request, Response, get
+from litestar import Litestar, Response, get
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
 from litestar.openapi.spec import Components, OpenAPIMediaType, OpenAPIResponse, Reference, SecurityScheme, Tag
 from litestar.params import FromPath
 from litestar.routes import HTTPRoute
-from swagger_ui_bundle import swagger_ui_path
 
 from howdah.app.api.auth import TENANT_HEADER
 from howdah.app.api.problems import MEDIA_TYPE, Refused
@@ -32,6 +32,7 @@ TAGS = {
     "runs": "Executions of tasks: create, look up, wait, list, cancel, requeue.",
     "sessions": "Ordered streams of events, numbered 1, 2, 3 … without gaps; read as pages or as server-sent events.",
     "collections": "Documents, and retrieval from them.",
+    "files": "What clients hand in for a run, and what runs hand back.",
     "models": "What can be chosen from, in OpenAI's shape.",
     "queues": "How much waits and runs.",
     "tenants": "Customers and their keys; for administrators.",
@@ -70,15 +71,8 @@ async def read_asset(name: FromPath[str]) -> Response[bytes]:
     """A file of the docs page, from the wheel."""
     if name not in ASSETS:
         raise Refused(404, "not-found", f"the docs page has no file {name!r}")
-    data = (swagger_ui_path / name).read_bytes()
+    data = (files("swagger_ui") / "static" / name).read_bytes()
     return Response(data, media_type=ASSETS[name], headers={"Cache-Control": "public, max-age=86400"})
-
-
-class DocsPage(SwaggerRenderPlugin):
-    """Swagger UI with local assets. The wheel's version 4 reads 3.0 only: it is told so; the document stays 3.1."""
-
-    def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
-        return super().render(request, openapi_schema | {"openapi": "3.0.3"})
 
 
 def openapi_config() -> OpenAPIConfig:
@@ -98,7 +92,7 @@ def openapi_config() -> OpenAPIConfig:
         tags=[Tag(name=name, description=meaning) for name, meaning in TAGS.items()],
         render_plugins=[
             JsonRenderPlugin(),
-            DocsPage(
+            SwaggerRenderPlugin(
                 path="/",
                 js_url=f"{PATH}/assets/swagger-ui-bundle.js",
                 css_url=f"{PATH}/assets/swagger-ui.css",

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 from litestar import Controller, Response, get, post
+from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import JSONBody, PathParameter
 from sqlalchemy import Row, literal, select, tuple_
 
 from howdah.app.api.auth import Caller
@@ -33,7 +34,7 @@ SessionId = Annotated[
 ]
 
 
-SessionPath = Annotated[str, Parameter(description="The session's id; `run:<id>` for a run's own.", max_length=128)]
+SessionPath = Annotated[str, PathParameter(description="The session's id; `run:<id>` for a run's own.", max_length=128)]
 
 
 class NewSession(msgspec.Struct, forbid_unknown_fields=True):
@@ -67,7 +68,9 @@ class SessionController(Controller):
     tags = ("sessions",)
 
     @post(dto=JsonBody[NewSession], responses={200: ResponseSpec(Session, description="There already")})
-    async def create_session(self, data: NewSession, caller: Caller, resources: Resources) -> Response[Session]:
+    async def create_session(
+        self, data: JSONBody[NewSession], caller: NamedDependency[Caller], resources: NamedDependency[Resources]
+    ) -> Response[Session]:
         """Open a session. One that is there already is answered as it is, with 200."""
         tenant_id = caller.tenant()
         session_id = data.id or secrets.token_hex(8)
@@ -82,7 +85,11 @@ class SessionController(Controller):
 
     @get()
     async def list_sessions(
-        self, caller: Caller, resources: Resources, limit: Limit = DEFAULT_LIMIT, cursor: Cursor = None
+        self,
+        caller: NamedDependency[Caller],
+        resources: NamedDependency[Resources],
+        limit: Limit = DEFAULT_LIMIT,
+        cursor: Cursor = None,
     ) -> SessionPage:
         """List sessions, newest first."""
         tenant_id = caller.tenant()
@@ -104,12 +111,16 @@ class SessionController(Controller):
         return SessionPage(found, more)
 
     @get("/{session_id:str}")
-    async def get_session(self, session_id: SessionPath, caller: Caller, resources: Resources) -> Session:
+    async def get_session(
+        self, session_id: SessionPath, caller: NamedDependency[Caller], resources: NamedDependency[Resources]
+    ) -> Session:
         """Look up a session: its state, and the number of its last event."""
         return await read_session(resources, caller.tenant(), session_id)
 
     @post("/{session_id:str}/close", status_code=200)
-    async def close_session(self, session_id: SessionPath, caller: Caller, resources: Resources) -> Session:
+    async def close_session(
+        self, session_id: SessionPath, caller: NamedDependency[Caller], resources: NamedDependency[Resources]
+    ) -> Session:
         """Close a session: nothing more can be appended, and streams end after the last event. Twice is as once."""
         tenant_id = caller.tenant()
         async with resources.pool.connection() as connection:

@@ -15,6 +15,8 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Controller, Request, post
 from litestar.datastructures import State
+from litestar.di import NamedDependency
+from litestar.params import JSONBody
 
 from howdah.app.api.auth import CHALLENGE, Caller, authenticate
 from howdah.app.api.bodies import JsonBody
@@ -72,7 +74,11 @@ class StreamTokenController(Controller):
 
     @post(dto=JsonBody[NewStreamToken])
     async def create_stream_token(
-        self, data: NewStreamToken, caller: Caller, resources: Resources, state: State
+        self,
+        data: JSONBody[NewStreamToken],
+        caller: NamedDependency[Caller],
+        resources: NamedDependency[Resources],
+        state: State,
     ) -> StreamToken:
         """Make a token that reads the events of one session and nothing else. It is not revoked, it expires."""
         tenant_id = caller.tenant()

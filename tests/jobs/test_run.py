@@ -71,7 +71,7 @@ async def outcome(connection: Connection, run_id: int) -> Any:
     return output if state == "succeeded" else (state, error)
 
 
-@pytest.mark.parametrize(("output", "type_"), list(zip(OUTPUTS, TYPES, strict=True)), ids=str)
+@pytest.mark.parametrize(("output", "type_"), list(zip(OUTPUTS, TYPES, strict=True)), ids=map(str, range(len(TYPES))))
 async def test_a_steps_output_has_its_type_again_on_a_replay(
     app: App, work: Work, connection: Connection, seen: list[Any], output: Any, type_: Any
 ) -> None:

@@ -24,10 +24,11 @@ LGPL = b"""GNU LESSER GENERAL PUBLIC LICENSE
 Version 3, 29 June 2007
 
 This version of the GNU Lesser General Public License incorporates the terms and conditions of version 3 of the GNU
-General Public License, supplemented by the additional permissions listed below.
+General Public License, supplemented by the additional permissions listed below. As used herein, "this License" refers
+to version 3 of the GNU Lesser General Public License.
 
 You may convey a Combined Work under terms of your choice. You must convey the Minimal Corresponding Source under the
-terms of this License. You must give prominent notice with each copy of the Combined Work that the Library is used in it.
+terms of this License. You must give prominent notice with each copy of the Combined Work that the Library is used.
 """
 
 
