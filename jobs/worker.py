@@ -100,10 +100,9 @@ class Worker:
         self._running: dict[int, Execution] = {}
         self._unwritten: set[tuple[int, int]] = set()
         self._stopping = False
-        self._idle = False
         self._wake = asyncio.Event()
         self._beat = asyncio.Event()
-        self._wrote = asyncio.Event()
+        self._freed = asyncio.Event()
         self._worker_id = 0
         self.finished = 0
 
@@ -111,7 +110,7 @@ class Worker:
         """Claim nothing more; finish what runs, or hand it back after `shutdown` seconds. Safe in a signal handler."""
         self._stopping = True
         self._wake.set()
-        self._wrote.set()
+        self._freed.set()
         self._beat.set()
 
     async def run(self, *, until_idle: bool = False) -> None:
@@ -165,9 +164,9 @@ class Worker:
                 await asyncio.sleep(GATHER)
                 room = self._room()
             if room <= 0:
-                self._wrote.clear()
+                self._freed.clear()
                 if not self._stopping:
-                    await self._wrote.wait()
+                    await self._freed.wait()
                 continue
             # Seen before the claim: a run that ends beside it may go back to the queue unseen by it.
             quiet = not self._running and not self._unwritten
@@ -191,8 +190,8 @@ class Worker:
                     poll = min(poll * 2, POLL_TO)
 
     def _room(self) -> int:
-        """Free slots; none while as many finished runs wait to be written."""
-        if len(self._unwritten) >= self._settings.concurrency:
+        """Free slots; none while more finished runs than slots wait to be written."""
+        if len(self._unwritten) > self._settings.concurrency:
             return 0
         return self._settings.concurrency - len(self._running)
 
@@ -225,8 +224,9 @@ class Worker:
         finally:
             if self._running.get(claimed.id) is execution:
                 del self._running[claimed.id]
+            # The next claim need not wait until this outcome is written: the two go side by side.
+            self._freed.set()
         if not items:
-            self._wrote.set()
             return
         self._unwritten.add((claimed.id, claimed.attempt))
         for item in items:
@@ -239,7 +239,7 @@ class Worker:
 
     def _written(self, execution: Execution, outcome: str, future: asyncio.Future[ItemStatus]) -> None:
         self._unwritten.discard((execution.claimed.id, execution.claimed.attempt))
-        self._wrote.set()
+        self._freed.set()
         if future.cancelled():
             return
         if (error := future.exception()) is not None:
