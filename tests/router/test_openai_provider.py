@@ -16,14 +16,14 @@ from howdah.router import (
     Message,
     ModelTimeoutError,
     ModelTooSmallError,
-    OpenAIEmbedder,
-    OpenAIProvider,
     RateLimitedError,
     RefusedError,
     Request,
     UpstreamError,
     catalogue,
 )
+from howdah.router.openai_embedder import OpenAIEmbedder
+from howdah.router.openai_provider import OpenAIProvider
 from tests.openai_server import Answer, Hang, Raw, Stream, Vectors, failure, rate_limited
 from tests.router.texts import PERMISSIVE
 
@@ -161,7 +161,7 @@ async def test_a_rate_limit_without_a_readable_floor_has_none(server, provider, 
         (failure(408), ModelTimeoutError),
         (failure(400), RefusedError),
         (failure(401), RefusedError),
-        (failure(404), RefusedError),
+        (failure(404), UpstreamError),
         (failure(400, "context_length_exceeded"), ModelTooSmallError),
         (Raw(body=b"<html>not json</html>", headers={"content-type": "text/html"}), MalformedReplyError),
         (Raw(body=b'{"choices": ['), MalformedReplyError),
