@@ -137,6 +137,8 @@ class App(procrastinate.App):
                 raise ValueError(f"there is a task or workflow named {name!r} already: choose another name")
             if not inspect.iscoroutinefunction(function):
                 raise TypeError(f"workflow {name!r} must be an async function: write `async def`")
+            if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values()):
+                raise TypeError(f"workflow {name!r} takes **arguments, which have no type: name each of them")
             workflow = Workflow(self, name, queue, function, get_retry_strategy(retry), Signature(function, skip=1))
             self.workflows[name] = workflow
             return workflow

@@ -198,6 +198,8 @@ class Worker:
     async def _claim(self, limit: int) -> list[calls.ClaimedRun]:
         async with self._engine.pool.connection() as connection:
             claimed = await calls.claim_runs(connection, self._worker_id, self._queues, limit, self._tasks)
+            # A claim fills up from the first queue on: each gets its turn to be that.
+            self._queues.append(self._queues.pop(0))
             again = [run.id for run in claimed if run.attempt > 1 and run.task in self._app.workflows]
             checkpoints: dict[int, dict[str, str | None]] = {}
             for checkpoint in await read_checkpoints(connection, again) if again else ():

@@ -18,7 +18,7 @@ from howdah.router.tokens import estimate_tokens
 from howdah.sql.errors import EmbeddingMismatch, UnknownCollection
 from howdah.sql.json_values import encode
 from howdah.sql.pool import Connection, Pool
-from howdah.sql.retrieval.calls import NewChunk, NewDocument, put_document
+from howdah.sql.retrieval.calls import NewChunk, NewDocument, put_document, read_collection
 
 # Some 8 MB of prose, more than any book; their vectors are 25 MB of text in the one statement that stores them.
 MAX_CHUNKS = 10_000
@@ -138,10 +138,7 @@ async def store(connection: Connection, source: Source, extracted: Extracted, ch
 
 async def check_collection(connection: Connection, tenant_id: str, name: str, embedder: Embedder) -> None:
     """Refuse a collection that is not there, or that holds the vectors of another model."""
-    cursor = await connection.execute(
-        "select embedding_model, dimensions from collection where tenant_id = %s and name = %s", [tenant_id, name]
-    )
-    row = await cursor.fetchone()
+    row = await read_collection(connection, tenant_id, name)
     if row is None:
         raise UnknownCollection(f"collection {name!r} is unknown: create it first, by POST /v1/collections")
     if row != (embedder.name, embedder.dimensions):

@@ -72,6 +72,15 @@ async def create_collection(
     return created
 
 
+async def read_collection(connection: Connection, tenant_id: str, name: str) -> tuple[str, int] | None:
+    """(embedding model, dimensions) of a collection; None where there is no such."""
+    cursor = await connection.execute(
+        "select embedding_model, dimensions from collection where tenant_id = %s and name = %s", [tenant_id, name]
+    )
+    row = await cursor.fetchone()
+    return None if row is None else (row[0], row[1])
+
+
 async def put_document(connection: Connection, document: NewDocument) -> int:
     """Store a document under its key, replacing what was there; its id."""
     chunks = document.chunks

@@ -170,3 +170,10 @@ def test_a_name_is_taken_once(app: App, sent: Any) -> None:
 
     with pytest.raises(ValueError, match=r"named 'orders\.send' already"):
         app.workflow(name="orders.send")(other)
+
+
+def test_a_workflow_with_open_ended_arguments_is_refused_when_declared(app: App) -> None:
+    async def loose(run: Run, **more: int) -> None: ...
+
+    with pytest.raises(TypeError, match="takes \\*\\*arguments"):
+        app.workflow(name="w")(loose)

@@ -10,17 +10,16 @@ from typing import ParamSpec, TypeVar
 
 from procrastinate import RetryStrategy
 
-from howdah.jobs.documents.chunk import chunk
+from howdah.jobs.documents import ingestion
 from howdah.jobs.documents.classify import classify
-from howdah.jobs.documents.extract import DocumentRefused, extract
+from howdah.jobs.documents.extract import DocumentRefused, Extracted, extract
 from howdah.jobs.errors import NonRetryableError
 from howdah.jobs.examples.app import app
 from howdah.jobs.examples.review.types import Chosen, DocumentReview, Excerpt, Excerpts, Reading, Stored, Text
 from howdah.jobs.models import Models
 from howdah.jobs.run import Run
 from howdah.router import Choice, Need, Purpose, Request, measure
-from howdah.sql.json_values import encode
-from howdah.sql.retrieval.calls import NewChunk, NewDocument, put_document, read_file, read_file_text, set_file_text
+from howdah.sql.retrieval.calls import read_file, read_file_text, set_file_text
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -105,30 +104,16 @@ async def quote(run: Run, file: str, purpose: Purpose, limit: int, chosen: Chose
 async def store(run: Run, file: str, name: str, collection: str, text: Text, reading: Reading) -> Stored:
     """Chunks and their embeddings, under the document's name: a second review replaces the first."""
     content = await text_of(run, file)
-    pieces = await asyncio.to_thread(chunk, content)
-    embedder = run.resource(Models).embedder
-    embeddings = await embedder.embed([piece.text for piece in pieces])
-    document = NewDocument(
-        tenant_id=run.tenant_id,
-        collection=collection,
-        key=name,
-        title=text.title,
-        media_type=text.media_type,
-        sha256=bytes.fromhex(text.sha256),
-        bytes=text.bytes,
-        tokens=reading.tokens,
-        metadata=encode(
-            {"kind": reading.kind, "family": reading.family, "families": reading.families}, "the document's metadata"
-        ),
-        run_id=run.id,
-        chunks=[
-            NewChunk(piece.start, piece.end, piece.tokens, piece.text, embedding)
-            for piece, embedding in zip(pieces, embeddings, strict=True)
-        ],
-    )
+    try:
+        pieces = await ingestion.cut(content)
+    except DocumentRefused as refused:
+        raise NonRetryableError(str(refused)) from refused
+    chunks = await ingestion.embed(run.resource(Models).embedder, pieces)
+    metadata = {"kind": reading.kind, "family": reading.family, "families": reading.families}
+    source = ingestion.Source(run.tenant_id, collection, name, bytes.fromhex(text.sha256), text.bytes, metadata, run.id)
     async with run.pool.connection() as connection:
-        document_id = await put_document(connection, document)
-    return Stored(str(document_id), len(pieces), tuple(piece.start for piece in pieces))
+        stored = await ingestion.store(connection, source, Extracted(content, text.media_type, text.title), chunks)
+    return Stored(str(stored.document_id), stored.chunks, tuple(piece.start for piece in pieces))
 
 
 async def text_of(run: Run, file: str) -> str:
