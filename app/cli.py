@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import psycopg
 import structlog
 import uvloop
 from rich.console import Console
@@ -42,8 +43,12 @@ def cli(context: click.Context) -> None:
 def api(settings: Settings, port: int | None) -> None:
     """Serve the API. Any number of these can run; each serves every client."""
     from howdah.app.api.serve import serve
+    from howdah.app.composition import check_fit
 
-    serve(settings, find_database(settings), settings.port if port is None else port)
+    database_url = find_database(settings)
+    # Before the server: it would wrap a refusal in tracebacks.
+    asyncio.run(check_fit(settings, database_url))
+    serve(settings, database_url, settings.port if port is None else port)
 
 
 @cli.command()
@@ -104,9 +109,10 @@ def demo(settings: Settings, ask: str | None, out: Path) -> None:
 @click.pass_obj
 def migrate(settings: Settings) -> None:
     """Bring the database to this release's schema."""
-    from howdah.app.migrate import newest_revision, upgrade
+    from howdah.app.database import bring_up_to_date
+    from howdah.app.migrate import newest_revision
 
-    upgrade(find_database(settings), settings.cell)
+    bring_up_to_date(find_database(settings), settings.cell)
     console.print(f"schema {settings.cell!r} is at revision {newest_revision()}")
 
 
@@ -178,6 +184,9 @@ def main() -> None:
         cli()
     except (SettingError, NoDatabaseError, HowdahError, ProcessDiedError) as error:
         Console(stderr=True, highlight=False).print(Text(f"howdah: {error}", style="red"))
+        sys.exit(1)
+    except psycopg.OperationalError as error:
+        Console(stderr=True, highlight=False).print(Text(f"howdah: the database cannot be used: {error}", style="red"))
         sys.exit(1)
 
 

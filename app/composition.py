@@ -68,10 +68,8 @@ async def open_resources(settings: Settings, database_url: str) -> AsyncIterator
     DatabaseUnfit
         If the server or its pgvector is too old, or the schema is missing or not that of this release.
     """
+    await check_fit(settings, database_url)
     conninfo = cell_conninfo(database_url, settings.cell, "howdah-api")
-    async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
-        await check_database(connection)
-        await check_schema(connection)
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(make_pool(conninfo, max_size=settings.api_pool_size))
         engine = make_read_engine(conninfo, max(MIN_READ_CONNECTIONS, settings.api_pool_size // 2))
@@ -98,6 +96,14 @@ async def open_resources(settings: Settings, database_url: str) -> AsyncIterator
             keys=KeyRing(pool),
             tasks=TaskRegistry(engine),
         )
+
+
+async def check_fit(settings: Settings, database_url: str) -> None:
+    """Refuse a database that this release cannot use; errors as for :func:`open_resources`."""
+    conninfo = cell_conninfo(database_url, settings.cell, "howdah-check")
+    async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
+        await check_database(connection)
+        await check_schema(connection)
 
 
 def make_read_engine(conninfo: str, size: int) -> AsyncEngine:
@@ -142,7 +148,10 @@ async def check_schema(connection: Connection) -> None:
     missing = [name for (name,) in await cursor.fetchall()]
     if missing:
         named = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        raise DatabaseUnfit(f"the schema is missing or not that of this release (no {named}): run `howdah migrate`")
+        raise DatabaseUnfit(
+            f"the schema is missing or not that of this release (no {named}): run `howdah migrate`;"
+            " if that changes nothing, an unreleased version made it: start anew (the embedded one: `make clean`)"
+        )
 
 
 async def check_ready(resources: Resources, seconds: float) -> None:

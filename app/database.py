@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from howdah.app import embedded
 from howdah.app.embedded import EmbeddedPostgres
 from howdah.app.migrate import upgrade
 from howdah.app.settings import Settings
+from howdah.sql.pool import Connection, cell_conninfo, check_database
 
 
 class NoDatabaseError(RuntimeError):
@@ -52,8 +54,25 @@ def provide_database(settings: Settings) -> Database:
             database = Database("", embedded.start(folder), started_here=True)
         assert database.server is not None
         database = Database(database.server.url, database.server, database.started_here)
-    upgrade(database.url, settings.cell)
+    bring_up_to_date(database.url, settings.cell)
     return database
+
+
+def bring_up_to_date(url: str, cell: str) -> None:
+    """Migrate a cell to this release's schema. It blocks: call it outside the event loop.
+
+    Raises
+    ------
+    DatabaseUnfit
+        If the server or its pgvector is too old; nothing is written then.
+    """
+
+    async def check() -> None:
+        async with await Connection.connect(cell_conninfo(url, cell, "howdah-migrate"), autocommit=True) as connection:
+            await check_database(connection)
+
+    asyncio.run(check())
+    upgrade(url, cell)
 
 
 def find_database(settings: Settings) -> str:

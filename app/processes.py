@@ -64,7 +64,7 @@ class Processes:
     def start(self, name: str, *arguments: str) -> Process:
         """Start ``howdah <arguments>`` under a name."""
         log = self._folder / f"{name}.log"
-        with log.open("ab") as output:
+        with log.open("wb") as output:
             popen = subprocess.Popen(
                 [sys.executable, "-m", "howdah.app.cli", *arguments],
                 stdin=subprocess.DEVNULL,
