@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +18,8 @@ from howdah.jobs.examples.review.document import PROGRESS
 from howdah.jobs.examples.review.markdown import cost_text
 from howdah.jobs.examples.review.types import Citation, DocumentReview, Report
 
+NAME_CHARS = 60
+NUMBERS = {"tokens", "quotes", "cost", "seconds"}
 QUOTE_CHARS = 220
 PASSAGES_SHOWN = 3
 
@@ -55,22 +57,26 @@ def bars(console: Console, documents: int) -> Iterator[Bars]:
 def documents(console: Console, reviews: Sequence[DocumentReview], seconds: Mapping[str, float]) -> None:
     """The table of documents."""
     table = Table(title=f"{len(reviews)} documents reviewed", title_justify="left", show_edge=False, pad_edge=False)
-    table.add_column("document", no_wrap=True, max_width=40)
-    table.add_column("type", no_wrap=True, max_width=14)
-    table.add_column("tokens", justify="right", no_wrap=True)
-    table.add_column("model", no_wrap=True)
-    table.add_column("because", no_wrap=True, max_width=48)
-    for name in ("quotes", "cost", "seconds"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for review in reviews:
+    models = [review.chosen.model.removeprefix("howdah-extract-") for review in reviews]
+    # On a narrow terminal names and reasons give way; numbers keep their width.
+    costs = [cost_text(review.cost) for review in reviews]
+    fixed = {"type": 12, "tokens": 6, "quotes": 6, "seconds": 7}
+    fixed |= {"model": max(map(len, ["model", *models])), "cost": max(map(len, ["cost", *costs]))}
+    left = console.width - sum(fixed.values()) - 3 * (len(fixed) + 1)
+    because = min(max(left - 14, 8), 24)
+    widths = {**fixed, "document": min(max(left - because, 12), NAME_CHARS), "because": because}
+    for name in ("document", "type", "tokens", "model", "because", "quotes", "cost", "seconds"):
+        justify: JustifyMethod = "right" if name in NUMBERS else "left"
+        table.add_column(name, width=widths[name], no_wrap=True, justify=justify)
+    for review, model, cost in zip(reviews, models, costs, strict=True):
         table.add_row(
-            _left_cut(review.name, 40),
+            _left_cut(review.name, widths["document"]),
             review.reading.family or review.reading.kind,
             f"{review.reading.tokens:,}",
-            review.chosen.model.removeprefix("howdah-"),
+            model,
             _reason(review.chosen.why),
             f"{len(review.key_sentences.items)} + {len(review.obligations.items)}",
-            cost_text(review.cost),
+            cost,
             f"{seconds.get(review.name, 0):.2f}",
         )
     console.print(table)
@@ -136,7 +142,7 @@ def joined(console: Console, shown: Joined) -> None:
     console.print(Text(shown.sql, style="green"))
     table = Table(show_edge=False, pad_edge=False)
     for column in shown.columns:
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=True, min_width=min(len(column), 5))
     for row in shown.rows:
         table.add_row(*(" ".join(str(value).split()) for value in row))
     console.print(table)

@@ -169,8 +169,8 @@ async def seconds_of_runs(connection: Connection, runs: Sequence[int]) -> dict[s
 
 
 _JOINED = """\
-select r.task, r.attempt, s.step, s.took, e.seq, e.data ->> 'note' as note, c.ordinal as chunk,
-       left(c.content, 40) as text
+select r.task, s.attempt, s.step, round(extract(epoch from s.took), 2) as seconds, e.seq as event, c.ordinal as chunk,
+       left(c.content, 32) as text
 from howdah.document as d
 join ops.runs as r on r.id = d.run_id
 join ops.steps as s on s.run_id = r.id
