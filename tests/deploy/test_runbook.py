@@ -215,7 +215,8 @@ async def test_a_held_snapshot_and_a_held_lock_are_found(
     await connection.execute("select from tenant")
     await connection.execute("lock table tenant")
     pid = connection.info.backend_pid
-    assert [row["pid"] for row in operator.does("Who holds a snapshot")] == [pid]
+    # Not it alone: a pool that is opening another connection may be seen for a moment.
+    assert pid in [row["pid"] for row in operator.does("Who holds a snapshot")]
     async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as waiting:
         await waiting.execute("set lock_timeout = '30s'")
         blocked = asyncio.create_task(waiting.execute("select from tenant"))
