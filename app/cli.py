@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -163,6 +164,11 @@ def _review(settings: Settings, materials: list[Any], ask: str | None, out: Path
     from howdah.app.demo.story import QUESTION, review
 
     async def tell() -> bool:
+        # However it is ended, the processes on stage are children of this one, and go with it.
+        this = asyncio.current_task()
+        assert this is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, this.cancel)
         database = await asyncio.to_thread(provide_database, settings)
         try:
             return await review(console, settings, database, materials, ask or QUESTION, out, torment=torment)
@@ -170,7 +176,12 @@ def _review(settings: Settings, materials: list[Any], ask: str | None, out: Path
             database.stop()
 
     console.print(f"{len(materials)} documents to review")
-    if not _run(tell()):
+    try:
+        kept = _run(tell())
+    except asyncio.CancelledError:
+        console.print("\nstopped")
+        sys.exit(130)
+    if not kept:
         sys.exit(1)
 
 

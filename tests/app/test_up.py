@@ -115,3 +115,25 @@ def test_the_demo_keeps_its_promises_while_it_kills_processes(tmp_path: Path, em
     assert done.stdout.count("⚡ SIGKILL") == 2
     assert done.stdout.count("✓ ") == 6
     assert (tmp_path / "report" / "report.json").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_demo_that_is_ended_leaves_nothing_running(tmp_path: Path, number: signal.Signals) -> None:
+    home = tmp_path / "home"
+    log = tmp_path / "demo.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen([*HOWDAH, "demo"], env=environment(home), cwd=tmp_path, stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + SECONDS
+        while "two API processes" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(SECONDS) == 130
+        assert "Traceback" not in log.read_text()
+        assert embedded.find_running(home / "postgres") is None
+        for child in (home / "logs").glob("api-*.log"):
+            assert "Finished server process" in child.read_text()
+    finally:
+        embedded.remove(home / "postgres")
