@@ -349,6 +349,14 @@ begin
 end
 $$;
 
+-- Ends those of these runs that somebody asked to cancel while they ran: they have stopped, and must not start again.
+create function end_cancelled_runs(p_runs bigint[]) returns void
+language sql
+as $$
+    select from cancel_runs(
+        null, array(select r.id from run as r where r.id = any (p_runs) and r.cancel_requested), 'cancelled', false)
+$$;
+
 -- The engine's clock. Tests move it with `set howdah.now = '…'`, so that no test sleeps to see an hour pass.
 create function engine_now() returns timestamptz
 language sql volatile
@@ -811,6 +819,7 @@ set enable_mergejoin = off
 set enable_seqscan = off
 as $$
 declare
+    v_runs bigint[];
     v_queues text[];
     v_tenants text[];
 begin
@@ -825,13 +834,14 @@ begin
         update run as r
         set state = 'queued', worker_id = null, claimed_at = null, deaths = r.deaths + 1
         from lost as l where r.id = l.id
-        returning r.queue, r.tenant_id
+        returning r.id, r.queue, r.tenant_id
     )
-    select array_agg(q.queue), array_agg(q.tenant_id) into v_queues, v_tenants from requeued as q;
+    select array_agg(q.id), array_agg(q.queue), array_agg(q.tenant_id) into v_runs, v_queues, v_tenants from requeued as q;
     if v_queues is null then
         return 0;
     end if;
     perform hold_lanes(v_queues, v_tenants);
+    perform end_cancelled_runs(v_runs);
     if p_notify then
         perform notify_queues(v_queues);
     end if;
@@ -885,6 +895,7 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
+    v_runs bigint[];
     v_queues text[];
     v_tenants text[];
 begin
@@ -894,11 +905,12 @@ begin
         set state = 'queued', worker_id = null, claimed_at = null
         where r.id in (select o.id from run as o
                        where o.worker_id = p_worker and o.state = 'running' order by o.id for no key update)
-        returning r.queue, r.tenant_id
+        returning r.id, r.queue, r.tenant_id
     )
-    select array_agg(q.queue), array_agg(q.tenant_id) into v_queues, v_tenants from released as q;
+    select array_agg(q.id), array_agg(q.queue), array_agg(q.tenant_id) into v_runs, v_queues, v_tenants from released as q;
     if v_queues is not null then
         perform hold_lanes(v_queues, v_tenants);
+        perform end_cancelled_runs(v_runs);
         if p_notify then
             perform notify_queues(v_queues);
         end if;
@@ -1001,6 +1013,7 @@ declare
     v_live bigint[] := p_runs;  -- an item's run; null where nothing may be written
     v_status text[] := array_fill('ok'::text, array[cardinality(p_runs)]);
     v_repeated text[] := '{}';
+    v_again bigint[];
     v_queues text[];
     v_tenants text[];
     v_events boolean := 'event' = any (p_kinds);
@@ -1084,15 +1097,20 @@ begin
             from unnest(v_live, p_kinds, p_names, p_bodies, p_times) as i(run_id, kind, name, body, at)
             where i.kind = 'outcome' and i.name in ('retry', 'reschedule', 'release')
               and r.id = i.run_id
-            returning r.queue, r.tenant_id, r.state
+            returning r.id, r.queue, r.tenant_id, r.state
         )
-        select array_agg(a.queue), array_agg(a.tenant_id) into v_queues, v_tenants
-        from again as a where a.state = 'queued';
+        select array_agg(a.id), array_agg(a.queue) filter (where a.state = 'queued'),
+               array_agg(a.tenant_id) filter (where a.state = 'queued')
+        into v_again, v_queues, v_tenants
+        from again as a;
         if v_queues is not null then
             perform hold_lanes(v_queues, v_tenants);
             if p_notify then
                 perform notify_queues(v_queues);
             end if;
+        end if;
+        if v_again is not null then
+            perform end_cancelled_runs(v_again);
         end if;
     end if;
 

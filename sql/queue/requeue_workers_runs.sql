@@ -7,6 +7,7 @@ set enable_mergejoin = off
 set enable_seqscan = off
 as $$
 declare
+    v_runs bigint[];
     v_queues text[];
     v_tenants text[];
 begin
@@ -21,13 +22,14 @@ begin
         update run as r
         set state = 'queued', worker_id = null, claimed_at = null, deaths = r.deaths + 1
         from lost as l where r.id = l.id
-        returning r.queue, r.tenant_id
+        returning r.id, r.queue, r.tenant_id
     )
-    select array_agg(q.queue), array_agg(q.tenant_id) into v_queues, v_tenants from requeued as q;
+    select array_agg(q.id), array_agg(q.queue), array_agg(q.tenant_id) into v_runs, v_queues, v_tenants from requeued as q;
     if v_queues is null then
         return 0;
     end if;
     perform hold_lanes(v_queues, v_tenants);
+    perform end_cancelled_runs(v_runs);
     if p_notify then
         perform notify_queues(v_queues);
     end if;

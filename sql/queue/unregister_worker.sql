@@ -4,6 +4,7 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
+    v_runs bigint[];
     v_queues text[];
     v_tenants text[];
 begin
@@ -13,11 +14,12 @@ begin
         set state = 'queued', worker_id = null, claimed_at = null
         where r.id in (select o.id from run as o
                        where o.worker_id = p_worker and o.state = 'running' order by o.id for no key update)
-        returning r.queue, r.tenant_id
+        returning r.id, r.queue, r.tenant_id
     )
-    select array_agg(q.queue), array_agg(q.tenant_id) into v_queues, v_tenants from released as q;
+    select array_agg(q.id), array_agg(q.queue), array_agg(q.tenant_id) into v_runs, v_queues, v_tenants from released as q;
     if v_queues is not null then
         perform hold_lanes(v_queues, v_tenants);
+        perform end_cancelled_runs(v_runs);
         if p_notify then
             perform notify_queues(v_queues);
         end if;

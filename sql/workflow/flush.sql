@@ -38,6 +38,7 @@ declare
     v_live bigint[] := p_runs;  -- an item's run; null where nothing may be written
     v_status text[] := array_fill('ok'::text, array[cardinality(p_runs)]);
     v_repeated text[] := '{}';
+    v_again bigint[];
     v_queues text[];
     v_tenants text[];
     v_events boolean := 'event' = any (p_kinds);
@@ -121,15 +122,20 @@ begin
             from unnest(v_live, p_kinds, p_names, p_bodies, p_times) as i(run_id, kind, name, body, at)
             where i.kind = 'outcome' and i.name in ('retry', 'reschedule', 'release')
               and r.id = i.run_id
-            returning r.queue, r.tenant_id, r.state
+            returning r.id, r.queue, r.tenant_id, r.state
         )
-        select array_agg(a.queue), array_agg(a.tenant_id) into v_queues, v_tenants
-        from again as a where a.state = 'queued';
+        select array_agg(a.id), array_agg(a.queue) filter (where a.state = 'queued'),
+               array_agg(a.tenant_id) filter (where a.state = 'queued')
+        into v_again, v_queues, v_tenants
+        from again as a;
         if v_queues is not null then
             perform hold_lanes(v_queues, v_tenants);
             if p_notify then
                 perform notify_queues(v_queues);
             end if;
+        end if;
+        if v_again is not null then
+            perform end_cancelled_runs(v_again);
         end if;
     end if;
 

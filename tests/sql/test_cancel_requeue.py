@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from howdah.sql.pool import Connection
-from howdah.sql.queue.calls import cancel_runs, heartbeat, requeue_runs
+from howdah.sql.queue.calls import cancel_runs, heartbeat, requeue_runs, rescue_runs, unregister_worker
 from howdah.sql.workflow.calls import read_checkpoints
 from tests.sql.engine import (
     checkpoint,
@@ -130,3 +132,20 @@ async def test_two_requeues_at_once_bring_one_run_back(connection: Connection, c
             await until_blocked(connection, two)
         assert (first[run.id], (await racing)[run.id]) == ("requeued", "live")
     assert await rows(connection, "select id from run") == [run.id]
+
+
+@pytest.mark.parametrize("ending", ["retry", "release", "reschedule", "rescued", "unregistered"])
+async def test_a_run_that_was_to_be_cancelled_never_starts_again(connection: Connection, ending: str) -> None:
+    (run,) = await running(connection)
+    assert await cancel_runs(connection, None, [run.id]) == {run.id: "requested"}
+    worker: int = await value(connection, "select worker_id from run")
+    if ending == "rescued":
+        await connection.execute("set howdah.now = '2100-01-01'")
+        assert await rescue_runs(connection, timedelta(seconds=15)) == (1, 1)
+    elif ending == "unregistered":
+        assert await unregister_worker(connection, worker) == 1
+    else:
+        at = datetime(2100, 1, 1, tzinfo=UTC) if ending != "release" else None
+        assert await write(connection, outcome(run, ending, "{}", at=at)) == ["ok"]
+    assert await rows(connection, "select id, state from run_history") == [(run.id, "cancelled")]
+    assert await rows(connection, "select id from run") == []
