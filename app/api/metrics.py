@@ -9,12 +9,14 @@ from typing import Any
 
 from litestar import Response, get
 from litestar.datastructures import State
+from litestar.di import NamedDependency
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from howdah.app.api.auth import Caller
 from howdah.sql.pool import Pool
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -85,8 +87,8 @@ def read_metrics(state: State) -> Response[bytes]:
     return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE)
 
 
-def provide_metrics(state: State) -> Metrics:
-    """What handlers receive as `metrics`."""
+def provide_metrics(state: State, caller: NamedDependency[Caller]) -> Metrics:
+    """What handlers receive as `metrics`; after `caller`, as that is after `resources`."""
     metrics: Metrics = state.metrics
     return metrics
 
