@@ -33,20 +33,21 @@ def main() -> int:
     if not 0 < options.scale <= 10:
         parser.error(f"--scale {options.scale} is not between 0 and 10")
     progress, samples = Console(stderr=True), list[Sample]()
+    skipped = {system.name: reason for system in SYSTEMS if (reason := system.missing())}
     with server() as url:
         caption = _describe(url)
         for round_number in range(1, ROUNDS + 1):
             # Interleaved, so that a slow minute of the machine falls on all systems.
             for figure in figures:
                 for system in SYSTEMS:
-                    if figure.name in system.runs:
+                    if figure.name in system.runs and system.name not in skipped:
                         sample = take(url, figure, system, options.scale)
                         samples.append(sample)
                         progress.print(
                             f"round {round_number}/{ROUNDS} {figure.name} {system.name}: {sample.rate:,.0f}"
                             f" {figure.unit} ({sample.finished:,} in {sample.seconds:.2f} s)"
                         )
-    show(figures, samples, caption)
+    show(figures, samples, caption, skipped)
     if path := os.environ.get("BENCH_JSON"):
         write_json(Path(path), figures, samples)
     return 0

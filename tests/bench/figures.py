@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tests.bench.system import System
-from tests.bench.systems import howdah, pgqueuer, procrastinate
+from tests.bench.systems import dbos, graphile_worker, howdah, pgqueuer, procrastinate
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,13 @@ FIGURES = (
     Figure("drain_empty", "runs/s", "runs of an empty task finished by one worker process"),
     Figure("drain_two_steps", "runs/s", "runs with two durable steps finished by one worker process"),
 )
-SYSTEMS: Sequence[System] = (howdah.SYSTEM, pgqueuer.SYSTEM, procrastinate.SYSTEM)
+SYSTEMS: Sequence[System] = (
+    howdah.SYSTEM,
+    graphile_worker.SYSTEM,
+    pgqueuer.SYSTEM,
+    procrastinate.SYSTEM,
+    dbos.SYSTEM,
+)
 
 
 def choose(only: str) -> tuple[Figure, ...]:

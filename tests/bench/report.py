@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,8 +18,11 @@ from tests.bench.system import System
 OURS = "howdah"
 
 
-def show(figures: Sequence[Figure], samples: Sequence[Sample], caption: str) -> None:
-    """Print a row for each figure and system: the median, its range, and how many times it Howdah is."""
+def show(figures: Sequence[Figure], samples: Sequence[Sample], caption: str, skipped: Mapping[str, str]) -> None:
+    """Print a row for each figure and system: the median, its range, and how many times it Howdah is.
+
+    `skipped` gives the reason for each system that could not be measured on this machine, by its name.
+    """
     console = Console()
     for figure in figures:
         console.print(f"[bold]{figure.name}[/]: {figure.meaning}")
@@ -30,14 +33,17 @@ def show(figures: Sequence[Figure], samples: Sequence[Sample], caption: str) -> 
         for system in SYSTEMS:
             rates = _rates(samples, figure, system.name)
             if not rates:
-                table.add_row(system.name, "none", "", "", "", "")
+                table.add_row(system.name, "skipped" if system.name in skipped else "none", "", "", "", "")
                 continue
             times = f"{median(ours) / median(rates):,.1f} ×" if ours and system.name != OURS else ""
             numbers = [f"{number:,.0f}" for number in (median(rates), min(rates), max(rates))]
             table.add_row(system.name, *numbers, times, f"{_asked(samples, figure, system)['runs']:,}")
         console.print(table)
     for system in SYSTEMS:
-        console.print(f"{system.name}: {', '.join(f'{name} {value}' for name, value in system.asked.items())}")
+        asked = ", ".join(f"{name} {value}" for name, value in system.asked.items())
+        reason = skipped.get(system.name)
+        # As plain text: a program's message may hold brackets, which would be read as markup.
+        console.print(f"{system.name}: skipped: {reason}" if reason else f"{system.name}: {asked}", markup=False)
     console.print(caption)
 
 

@@ -30,6 +30,9 @@ class System:
         SQL whose rows are the runs that are not finished; cheap once all of them have run.
     record
         SQL for one row: how many runs finished, and the time of the first claim.
+    missing
+        Why it cannot be measured on this machine; empty if it can. A system with a reason is skipped, and the report
+        says so.
     """
 
     name: str
@@ -39,3 +42,4 @@ class System:
     work: Work
     unfinished: str
     record: str
+    missing: Callable[[], str] = lambda: ""

@@ -10,9 +10,10 @@ import pytest
 from tests.bench.figures import FIGURES, SYSTEMS, choose
 from tests.bench.report import show, write_json
 from tests.bench.rounds import Sample
+from tests.bench.systems import graphile_worker
 
 EMPTY, TWO_STEPS = FIGURES
-HOWDAH, PGQUEUER, PROCRASTINATE = SYSTEMS
+HOWDAH, PGQUEUER = (next(system for system in SYSTEMS if system.name == name) for name in ("howdah", "pgqueuer"))
 SAMPLES = [
     *(Sample(EMPTY, HOWDAH, 1_000, 1_000, seconds) for seconds in (0.1, 0.5, 0.2)),
     *(Sample(EMPTY, PGQUEUER, 400, 400, seconds) for seconds in (0.4, 0.4, 0.1)),
@@ -35,10 +36,35 @@ def test_a_line_for_each_system_and_figure_that_was_measured_and_no_other(tmp_pa
 
 
 def test_the_table_shows_medians_ratios_and_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
-    show(FIGURES, SAMPLES, "a server")
+    show(FIGURES, SAMPLES, "a server", {})
     shown = capsys.readouterr().out
     assert "5.0 ×" in shown
-    assert shown.count("none") == 3  # procrastinate was not measured; two systems have no durable steps
+    measured = {(sample.figure.name, sample.system.name) for sample in SAMPLES}
+    assert shown.count("none") == len(FIGURES) * len(SYSTEMS) - len(measured)
+
+
+def test_a_system_that_cannot_be_measured_here_is_shown_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    show(FIGURES, SAMPLES, "a server", {"dbos": "it is [not] installed"})
+    shown = capsys.readouterr().out
+    assert "dbos: skipped: it is [not] installed" in shown
+    assert [line.split()[3] for line in shown.splitlines() if line.startswith("│ dbos")] == ["skipped"] * len(FIGURES)
+
+
+def test_without_node_graphile_worker_is_skipped_and_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert graphile_worker.missing() == "there is no node and no npm"
+
+
+def test_an_installation_that_fails_skips_graphile_worker_with_what_npm_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("node", "npm"):
+        program = tmp_path / name
+        program.write_text("#!/bin/sh\necho there is no network >&2\nexit 1\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(graphile_worker, "PACKAGE", tmp_path / "bench" / "node_modules" / "graphile-worker")
+    assert graphile_worker.missing() == "npm could not install graphile-worker 0.18.0: there is no network"
 
 
 def test_figures_are_chosen_by_name_and_a_wrong_name_is_told() -> None:
