@@ -110,9 +110,6 @@ class HowdahClient:
             self.moved += 1
             base = self._bases[(self._bases.index(base) + 1) % len(self._bases)]
 
-    async def aclose(self) -> None:
-        await self._http.aclose()
-
     async def _reach(self, method: str, path: str, **options: Any) -> httpx.Response:
         for attempt in range(ROUNDS):
             try:

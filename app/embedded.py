@@ -60,10 +60,6 @@ class EmbeddedPostgres:
         """Stop it: clients are disconnected, data stays."""
         _pg_ctl(self.folder, "stop", "-m", "fast", "-w")
 
-    def kill_and_restart(self) -> None:
-        """Restart without a clean shutdown, as after a power cut; it recovers from its log."""
-        _pg_ctl(self.folder, "restart", "-m", "immediate", "-w", "-l", str(self.folder / "log"))
-
 
 def start(folder: Path, parameters: dict[str, str] | None = None) -> EmbeddedPostgres:
     """Start the server of `folder`, making its data directory at the first time; one that runs already is used.

@@ -11,6 +11,7 @@ import psycopg
 import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.params import ParameterKwarg
 from litestar.types import ExceptionHandlersMap
 from psycopg import errors as pg
@@ -105,6 +106,11 @@ def render(request: Request[Any, Any, Any], error: Exception) -> Response[Proble
     """Litestar's exception handler for everything."""
     if isinstance(error, ValidationException):
         error = _of_parameters(error, request)
+    if isinstance(error, RequestEntityTooLarge):
+        limit = request.app.state.resources.settings.max_body_bytes
+        error = Refused(
+            413, "too-large", f"the body is over {limit:,} bytes, the most that is taken: send a smaller one"
+        )
     problem, headers = problem_of(error, request.url.path)
     return Response(problem, status_code=problem.status, headers=headers, media_type=MEDIA_TYPE)
 

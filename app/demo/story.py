@@ -93,7 +93,10 @@ async def review(
         console.print(f"two API processes ({', '.join(cast.apis)}) and a worker, on nothing but PostgreSQL\n")
 
         session = f"review-{int(time.time() * 1000)}"
-        names = await _enqueue(client, materials, session)
+        names, refused = await _enqueue(client, materials, session)
+        if not names:
+            screen.refusals(console, refused)
+            return False
         watched = await _watch(console, client, cast, connection, session, names, torment)
         console.print()
 
@@ -101,7 +104,7 @@ async def review(
         report_run, report = await _report(client, question, list(names), receiver.url)
         files = await _fetch(client, report, out)
         reviews = msgspec.json.decode(files["report.json"].read_bytes(), type=FullReport).documents
-        refused = {names[run]: _reason(event) for run, event in watched.ended.items() if event.type != _OK}
+        refused |= {names[run]: _reason(event) for run, event in watched.ended.items() if event.type != _OK}
 
         timings = await verdicts.seconds_of_runs(connection, [int(run) for run in names])
         screen.documents(console, reviews, timings)
@@ -145,8 +148,10 @@ async def _tasks_known(processes: Processes, worker: Process) -> None:
         await asyncio.sleep(0.05)
 
 
-async def _enqueue(client: HowdahClient, materials: Sequence[Material], session: str) -> dict[str, str]:
-    """Hand in every document and enqueue a run of each: names by run id."""
+async def _enqueue(
+    client: HowdahClient, materials: Sequence[Material], session: str
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Hand in every document and enqueue a run of each: names by run id, and why the others were refused, by name."""
     await client.request("POST", "/v1/sessions", json={"id": session})
     await client.request("POST", "/v1/collections", json={"name": COLLECTION})
     gate = asyncio.Semaphore(UPLOADS)
@@ -158,16 +163,21 @@ async def _enqueue(client: HowdahClient, materials: Sequence[Material], session:
         return str(file["id"])
 
     uploaded = await asyncio.gather(*(upload(m) for m in materials), return_exceptions=True)
-    runs = []
+    runs: list[dict[str, Any]] = []
+    refused: dict[str, str] = {}
     for material, file in zip(materials, uploaded, strict=True):
         if isinstance(file, ApiProblem):
-            raise file
+            refused[material.name] = str(file)
+            continue
         if isinstance(file, BaseException):
             raise file
         arguments = {"file": file, "name": material.name, "collection": COLLECTION}
         runs.append({"task": "review.document", "args": arguments, "session": session})
+    if not runs:
+        return {}, refused
     batch = await client.request("POST", "/v1/runs/batch", json={"runs": runs})
-    return {item["run"]["id"]: m.name for item, m in zip(batch["items"], materials, strict=True)}
+    names = {item["run"]["id"]: run["args"]["name"] for item, run in zip(batch["items"], runs, strict=True)}
+    return names, refused
 
 
 async def _watch(

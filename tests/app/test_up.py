@@ -86,6 +86,7 @@ def test_review_reads_what_it_can_refuses_the_rest_and_goes_on(tmp_path: Path, e
     (papers / "empty.txt").write_bytes(b"")
     (papers / "broken.pdf").write_bytes(b"this is no pdf")
     (papers / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(64))
+    (papers / "huge.txt").write_bytes(b"word " * 10_000_000)
     done = subprocess.run(
         [*HOWDAH, "review", str(papers), "--ask", "What must the tenant do?", "--out", str(tmp_path / "report")],
         env=environment(tmp_path / "home", empty_url),
@@ -96,7 +97,12 @@ def test_review_reads_what_it_can_refuses_the_rest_and_goes_on(tmp_path: Path, e
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 documents reviewed" in done.stdout
-    for name, reason in (("empty.txt", "0 bytes"), ("broken.pdf", "a PDF that is none"), ("image.png", "PNG")):
+    for name, reason in (
+        ("empty.txt", "0 bytes"),
+        ("broken.pdf", "a PDF that is none"),
+        ("image.png", "PNG"),
+        ("huge.txt", "33,554,432"),
+    ):
         assert re.search(rf"✗ .*{name}: .*{reason}", done.stdout), f"{name} is not refused with a sentence"
     assert "shall keep the garden" in (tmp_path / "report" / "report.md").read_text()
     assert "✗ " not in done.stdout.split("runs ended", 1)[1]

@@ -30,14 +30,14 @@ async def review_report(
     await run.progress(0.5, "answer")
     markdown_file, json_file = await run.step("write", write, run, answer, runs)
     await run.progress(0.75, "write")
-    status, attempts = None, 0
+    status = None
     if deliver_to is not None:
         response = await run.call(
             "deliver", "POST", deliver_to, json=msgspec.to_builtins(answer), timeout=DELIVERY_TIMEOUT
         )
-        status, attempts = response.status, response.attempts
+        status = response.status
     await run.progress(1.0, "deliver")
-    return Report(answer, markdown_file, json_file, status, attempts, len(runs))
+    return Report(answer, markdown_file, json_file, status)
 
 
 async def answer_question(run: Run, question: str, collection: str, runs: list[str]) -> Answer:

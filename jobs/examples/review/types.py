@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 
 
@@ -126,9 +126,6 @@ class Report:
     markdown_file: str
     json_file: str
     delivered_status: int | None = None
-    delivery_attempts: int = 0
-    documents: int = 0
-    refused: tuple[str, ...] = field(default=())
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,8 @@ async def test_what_cannot_be_kept_is_a_problem(
     refused = await acme.post("/v1/files", params=params, content=bytes(size))
     assert refused.headers["Content-Type"] == "application/problem+json"
     assert refused.status_code == status, refused.text
+    if status == 413:
+        assert f"over {MAX_BODY:,} bytes" in refused.json()["detail"]
 
 
 @pytest.mark.parametrize("file_id", ["0", "12", "x", "9" * 30, "-1"])
