@@ -113,6 +113,7 @@ async def test_a_schedule_that_someone_is_about_to_fire_is_left_alone(clock: Con
         "select * from put_schedule('default', 'report', 't', '5 * * * *')",
         "select * from pause_schedule('default', 'report')",
         "select * from delete_schedule('default', 'report')",
+        "update schedule set paused = true",
     ],
 )
 async def test_a_change_counts_against_a_scheduler_that_looked_before_it(clock: Connection, change: str) -> None:
@@ -121,6 +122,15 @@ async def test_a_change_counts_against_a_scheduler_that_looked_before_it(clock: 
     await clock.execute(change.encode())
     assert await fire_schedules(clock, [firing(schedule)]) == 0
     assert await value(clock, "select count(*) from run") == 0
+
+
+async def test_a_change_before_the_first_moment_counts_against_a_scheduler_as_well(clock: Connection) -> None:
+    await put(clock)
+    (schedule,) = await due(clock)
+    await at(clock, NOON + timedelta(seconds=1))
+    await put(clock, cron="5 * * * *")
+    assert await fire_schedules(clock, [firing(schedule, None)]) == 0
+    assert len(await due(clock)) == 1
 
 
 async def test_a_change_of_the_cron_counts_anew_and_other_changes_keep_the_moment(clock: Connection) -> None:
