@@ -190,6 +190,18 @@ async def test_a_moment_brings_no_run_while_the_one_before_is_queued(clock: Conn
     )
 
 
+async def test_a_moment_that_finds_its_queue_full_is_lost_and_the_next_one_is_tried(clock: Connection) -> None:
+    await clock.execute("""select * from set_queue_limits('mail', '{"max_queued": 0}')""")
+    full, free = await due_at_noon(clock, "full", "free")
+    await clock.execute("update schedule set queue = 'mail' where name = 'full'")
+    assert await fire_schedules(clock, [firing(full), firing(free)]) == 2
+    assert await rows(clock, "select name, error, next_at from schedule order by name") == [
+        ("free", None, NOON + HOUR),
+        ("full", "its queue was full", NOON + HOUR),
+    ]
+    assert await value(clock, "select count(*) from run") == 1
+
+
 async def test_a_run_out_of_turn_leaves_the_moments_as_they_are(clock: Connection) -> None:
     await due_at_noon(clock, args='{"n": 1}')
     await calls.pause_schedule(clock, "default", "report", True)
