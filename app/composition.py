@@ -45,7 +45,7 @@ READ_SECONDS = 10
 # Lists are short and rare beside writes: half of the pool's size, and at least two.
 MIN_READ_CONNECTIONS = 2
 # The areas whose functions this process calls; each file there is named for its function.
-AREAS = ("tenancy", "queue", "stream", "retrieval", "models", "workflow")
+AREAS = ("tenancy", "queue", "schedule", "stream", "retrieval", "models", "workflow")
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ from howdah.jobs.api_executor import ApiExecutor
 from howdah.jobs.app import App
 from howdah.jobs.execution import Execution, Stop
 from howdah.jobs.run import Engine
+from howdah.jobs.schedules import Scheduler
 from howdah.sql.listener import listen
 from howdah.sql.notifier import Notifier
 from howdah.sql.pool import Pool, is_pooled, make_pool
@@ -140,6 +141,7 @@ class Worker:
                 asyncio.create_task(self._every(heartbeat, self._keep_alive, self._beat)),
                 asyncio.create_task(self._wake_due()),
                 asyncio.create_task(self._every(TEND_EVERY, self._tend_queues)),
+                asyncio.create_task(Scheduler(self._app).run(pool)),
                 asyncio.create_task(self._every(PREPARE_EVERY, self._prepare_partitions)),
             ]
             try:
