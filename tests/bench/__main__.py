@@ -39,6 +39,8 @@ def main() -> int:
     systems = [system for system in SYSTEMS if system.name not in skipped]
     with server() as url:
         caption = _describe(url)
+        if options.scale < 1:
+            caption += f"; only {options.scale:g} of the runs: a check of the benchmark, no figures to quote"
         for sample in samples(url, figures, systems, options.scale):
             taken.append(sample)
             numbers = ", ".join(

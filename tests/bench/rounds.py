@@ -7,13 +7,15 @@ from collections.abc import Iterator, Sequence
 from tests.bench.figure import Figure, Sample
 from tests.bench.system import System
 
+QUICK = 0.1  # below this scale one round must do: starting processes would take longer than what they are to show
+
 
 def samples(server_url: str, figures: Sequence[Figure], systems: Sequence[System], scale: float) -> Iterator[Sample]:
     """Measure every figure of every system that has it, in as many rounds as the figure asks for.
 
     A round is one of each system, then the next of each, so that a slow minute of the machine falls on all of them.
     """
-    for number in range(max(figure.rounds for figure in figures)):
+    for number in range(max(figure.rounds for figure in figures) if scale >= QUICK else 1):
         for figure in figures:
             for system in systems:
                 if figure.name in system.runs and number < figure.rounds:

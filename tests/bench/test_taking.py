@@ -10,7 +10,7 @@ import pytest
 
 from tests.bench.callers import at_once, by_the_clock, in_batches
 from tests.bench.database import count, held_snapshot
-from tests.bench.engine import create_tenants, engine_connection, enqueue_among, lasting_worker, work_off
+from tests.bench.engine import create_tenants, engine_connection, enqueue_among, lasting_worker, timed_work_off
 from tests.bench.figures import enqueue
 from tests.bench.process import run_module
 from tests.bench.systems import howdah
@@ -83,7 +83,7 @@ async def test_the_engine_alone_claims_and_finishes_what_was_enqueued_among_tena
         await create_tenants(connection, 3)
         await enqueue_among(connection, "any", 3, 0, 7)
         worker = await lasting_worker(connection)
-        finished, seconds = await work_off(connection, worker, 5)
+        finished, seconds = await timed_work_off(connection, worker, 5)
         assert finished == 5
         assert seconds > 0
     rows = "select from howdah.run_history where tenant_id in ('t1', 't2', 't3') and state = 'succeeded'"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from howdah.sql.pool import Connection
 from tests.bench.database import fresh_database, settle
-from tests.bench.engine import create_tenants, engine_connection, enqueue_among, lasting_worker, work_off
+from tests.bench.engine import create_tenants, engine_connection, enqueue_among, lasting_worker, timed_work_off
 from tests.bench.figure import DEEP, Figure, Measure, Target
 from tests.bench.system import System
 
@@ -56,7 +56,7 @@ async def _rate(url: str, tenants: int) -> float:
     async with engine_connection(url) as connection:
         worker = await lasting_worker(connection)
         for number in range(-5, CLAIMS):
-            claimed, seconds = await work_off(connection, worker, CLAIM)
+            claimed, seconds = await timed_work_off(connection, worker, CLAIM)
             await enqueue_among(connection, "claim_depth", tenants, number * CLAIM + 5 * CLAIM, claimed)
             if number >= 0:  # the first ones plan and warm up
                 total, total_seconds = total + claimed, total_seconds + seconds

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 
 from howdah.sql.pool import Connection
 from tests.bench.database import count, fresh_database, settle
-from tests.bench.engine import QUEUE, engine_connection, lasting_worker, work_off
+from tests.bench.engine import QUEUE, engine_connection, lasting_worker, timed_work_off, work_off
 from tests.bench.figure import Figure, Measure, Target
 from tests.bench.system import System
 
 RUNS = 100_000
 FILL = 1_000
+CLAIM = 10  # runs that a claim asks for; it must get one
 SAMPLE = 50  # how many times fewer runs than there are: those measured at the beginning, and at the end
 
 
@@ -42,23 +43,25 @@ async def _measure(url: str, runs: int) -> dict[str, float]:
             await _enqueue(connection, min(FILL, runs - start))
         settle(url)
         worker = await lasting_worker(connection)
-        first = await _seconds(connection, worker, sample)
+        first = await _milliseconds(connection, worker, sample)
         await connection.execute("set synchronous_commit = off")
-        await _seconds(connection, worker, runs - 2 * sample)
+        for _ in range(runs - 2 * sample):
+            await work_off(connection, worker, CLAIM)
         await connection.execute("reset synchronous_commit")
         settle(url)
-        last = await _seconds(connection, worker, sample)
-    return {"ordered_depth_first": first / sample * 1000, "ordered_depth": last / sample * 1000}
+        last = await _milliseconds(connection, worker, sample)
+    return {"ordered_depth_first": first, "ordered_depth": last}
 
 
-async def _seconds(connection: Connection, worker: int, runs: int) -> float:
+async def _milliseconds(connection: Connection, worker: int, runs: int) -> float:
+    """What a run takes."""
     total = 0.0
     for _ in range(runs):
-        claimed, seconds = await work_off(connection, worker, limit=10)
-        if claimed != 1:
-            raise RuntimeError(f"a claim from one ordered session gave {claimed} runs, not its first one")
+        finished, seconds = await timed_work_off(connection, worker, CLAIM)
+        if finished != 1:
+            raise RuntimeError(f"a claim from one ordered session gave {finished} runs, not its first one")
         total += seconds
-    return total
+    return total / runs * 1000
 
 
 async def _enqueue(connection: Connection, runs: int) -> None:

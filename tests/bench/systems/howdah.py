@@ -118,7 +118,7 @@ SYSTEM = System(
         "drain_held": 50_000,
         "enqueue_batch": 200_000,
         "enqueue_single": 40_000,
-        "enqueue_rest": 30_000,
+        "enqueue_rest": 15_000,
         "pickup": 10_000,
         "claim_depth": claim_depth.RUNS,
         "ordered_depth": ordered_depth.RUNS,
