@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from uuid import UUID, uuid4
 
 from procrastinate.job_context import JobContext
 
 from howdah.jobs import App, RetryStrategy, Run
+from howdah.sql.group_commit import GroupCommit
 from howdah.sql.pool import Pool
 from howdah.sql.queue.calls import NewRun
 
@@ -19,19 +21,30 @@ FAILING = 0.1  # share of the runs that fail on their first attempt to get past 
 IN_SESSIONS = 0.3  # share of the runs that write into a session that others write to as well
 SESSIONS = 10
 LONGEST_STEP = 0.08  # seconds; long enough that a kill finds many of them under way
+PLAIN = 0.8  # share of the runs that have no steps: numbers come from these, intricacy from the others
 
 # In a schema of their own: what happened, told by those to whom it happened, each in a transaction of its own.
 TABLES = """
 create schema chaos;
-create table chaos.chaos_enqueued (run_id bigint primary key, task text not null, fails boolean not null);
+create table chaos.chaos_enqueued (
+    run_id bigint primary key,
+    task text not null,
+    fails boolean not null,
+    batch integer not null
+);
+create index on chaos.chaos_enqueued (batch);
 create table chaos.chaos_execution (
+    id uuid primary key,  -- of the one who tells, so that it can tell again when the answer was lost
     run_id bigint not null,
     step text not null,
     attempt integer not null,
     at timestamptz not null default clock_timestamp()
 );
 create index on chaos.chaos_execution (run_id, step);
+create table chaos.chaos_zombie (run_id bigint not null, attempt integer not null, primary key (run_id, attempt));
 """
+
+_Started = tuple[UUID, int, str, int]
 
 app = App(database_url="")
 _retry = RetryStrategy(max_attempts=3, wait=1)
@@ -54,19 +67,25 @@ PROMISES: Mapping[str, Promise] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
 class Trace:
     """Where steps write down that they start; a pool apart from the worker's, which must stay free for heartbeats."""
 
-    pool: Pool
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._writer = GroupCommit(self._write)
 
     async def record(self, run: Run) -> None:
         """Write that the current step of `run` starts; on disk when this returns."""
-        async with self.pool.connection() as connection:
+        await self._writer.submit((uuid4(), run.id, run.current_step or "", run.attempt))
+
+    async def _write(self, rows: Sequence[_Started]) -> Sequence[None]:
+        async with self._pool.connection() as connection:
             await connection.execute(
-                "insert into chaos.chaos_execution (run_id, step, attempt) values (%s, %s, %s)",
-                [run.id, run.current_step, run.attempt],
+                "insert into chaos.chaos_execution (id, run_id, step, attempt)"
+                " select * from unnest(%s::uuid[], %s::bigint[], %s::text[], %s::integer[]) on conflict do nothing",
+                [list(column) for column in zip(*rows, strict=True)],
             )
+        return [None] * len(rows)
 
 
 async def _step(run: Run, fails: bool = False) -> str:
@@ -130,10 +149,8 @@ def some_run() -> tuple[NewRun, bool]:
     """(a run of any of these, whether it fails once)."""
     fails = random.random() < FAILING
     session = f"case-{random.randrange(SESSIONS)}" if random.random() < IN_SESSIONS else None
-    return NewRun(
-        "default",
-        random.choice(list(PROMISES)),
-        f'{{"fails": {str(fails).lower()}}}',
-        queue=QUEUE,
-        session_id=session,
-    ), fails
+    task = "chaos.plain" if random.random() < PLAIN else random.choice(_WITH_STEPS)
+    return NewRun("default", task, f'{{"fails": {str(fails).lower()}}}', queue=QUEUE, session_id=session), fails
+
+
+_WITH_STEPS = [task for task, promise in PROMISES.items() if promise.steps]

@@ -12,13 +12,16 @@ PROMISES = {"t": Promise(steps=("a", "b"), events=2)}
 
 # Two runs: 1 went straight through; 2 lost its worker in step b, and failed once before that.
 KEPT = """
-insert into chaos.chaos_enqueued values (1, 't', false), (2, 't', true);
+insert into chaos.chaos_enqueued values (1, 't', false, 1), (2, 't', true, 1);
 insert into run_history
     (id, tenant_id, queue, task, state, priority, args, attempt, failures, deaths, finished_at, output)
 values (1, 'default', 'q', 't', 'succeeded', 0, '{}', 1, 0, 0, now(), '{"a": "1a", "b": "1b"}'),
        (2, 'default', 'q', 't', 'succeeded', 0, '{}', 3, 1, 1, now(), '{"a": "2a", "b": "2b"}');
-insert into chaos.chaos_execution (run_id, step, attempt)
-values (1, 'a', 1), (1, 'b', 1), (2, 'a', 1), (2, 'a', 2), (2, 'b', 2), (2, 'b', 3);
+insert into chaos.chaos_execution (id, run_id, step, attempt)
+values (gen_random_uuid(), 1, 'a', 1), (gen_random_uuid(), 1, 'b', 1),
+       (gen_random_uuid(), 2, 'a', 1), (gen_random_uuid(), 2, 'a', 2),
+       (gen_random_uuid(), 2, 'b', 2), (gen_random_uuid(), 2, 'b', 3);
+insert into chaos.chaos_zombie values (2, 2);
 insert into checkpoint (run_id, step, tenant_id, attempt, output, started_at, finished_at)
 values (1, 'a', 'default', 1, '"1a"', now(), now()), (1, 'b', 'default', 1, '"1b"', now(), now()),
        (2, 'a', 'default', 2, '"2a"', now(), now()), (2, 'b', 'default', 3, '"2b"', now(), now());
@@ -30,7 +33,7 @@ values ('default', 'shared', 1, 's', '1', 1, now()), ('default', 'shared', 2, 's
 
 # (promise, what breaks it)
 BREAKS = [
-    ("every run that was enqueued ended, once", "insert into chaos.chaos_enqueued values (3, 'plain', false)"),
+    ("every run that was enqueued ended, once", "insert into chaos.chaos_enqueued values (3, 'plain', false, 2)"),
     (
         "every run that was enqueued ended, once",
         "insert into run_history (id, tenant_id, queue, task, state, priority, args, attempt, failures, deaths,"
@@ -49,9 +52,13 @@ BREAKS = [
     ),
     (
         "no step ran again after its checkpoint was on disk",
-        "insert into chaos.chaos_execution (run_id, step, attempt) values (2, 'a', 3)",
+        "insert into chaos.chaos_execution (id, run_id, step, attempt) values (gen_random_uuid(), 2, 'a', 3)",
     ),
-    ("no attempt ran a step twice", "insert into chaos.chaos_execution (run_id, step, attempt) values (2, 'b', 2)"),
+    ("nothing that was taken from a frozen worker ended by its hand", "insert into chaos.chaos_zombie values (2, 3)"),
+    (
+        "no attempt ran a step twice",
+        "insert into chaos.chaos_execution (id, run_id, step, attempt) values (gen_random_uuid(), 2, 'b', 2)",
+    ),
     ("no checkpoint was written again", "update checkpoint set repeats = 1 where run_id = 2 and step = 'b'"),
     (
         "every step of a run has its checkpoint, and nothing else has",

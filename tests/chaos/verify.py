@@ -26,7 +26,10 @@ CHECKS: Mapping[str, str] = {
     "no run is left": "select r.id, r.task || ' is ' || r.state from run as r",
     "nothing ran that nobody enqueued": """
         select h.id, h.task from run_history as h
-        where h.id not in (select e.run_id from chaos.chaos_enqueued as e)""",
+        where not exists (select from chaos.chaos_enqueued as e where e.run_id = h.id)""",
+    "nothing that was taken from a frozen worker ended by its hand": """
+        select h.id, 'attempt ' || h.attempt || ' was given up, and is the one that ended'
+        from chaos.chaos_zombie as z join run_history as h on h.id = z.run_id and h.attempt = z.attempt""",
     "no step ran again after its checkpoint was on disk": """
         select x.run_id, x.step || ' of attempt ' || x.attempt || ', kept by attempt ' || c.attempt
         from chaos.chaos_execution as x
@@ -69,9 +72,11 @@ CHECKS: Mapping[str, str] = {
 }
 
 COUNTS: Mapping[str, str] = {
+    "runs expected": "select count(*) from chaos.chaos_enqueued",
     "runs ended": "select count(*) from run_history",
     "runs rescued from a dead worker": "select count(*) from run_history where deaths > 0",
     "runs that failed once and were retried": "select count(*) from run_history where failures > 0",
+    "runs taken from a frozen worker": "select count(*) from chaos.chaos_zombie",
     "steps started": "select count(*) from chaos.chaos_execution",
     "steps checkpointed": "select count(*) from checkpoint",
     "steps started again, not yet on disk": "select count(*) from (select from chaos.chaos_execution"

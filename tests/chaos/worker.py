@@ -13,12 +13,13 @@ from tests.chaos.load import Trace, app
 
 # A rescue within seconds, so that minutes hold many of them.
 SETTINGS = WorkerSettings(concurrency=60, heartbeat=0.5, rescue=2.0, name=f"chaos-{os.getpid()}")
-TRACE_CONNECTIONS = 4
+APPLICATION = "howdah-chaos-worker"  # of its connections, by which they are found to be cut
 
 
 async def work(url: str) -> None:
-    async with make_pool(cell_conninfo(url), max_size=TRACE_CONNECTIONS) as pool:
-        await Worker(app, cell_conninfo(url), SETTINGS, resources={Trace: Trace(pool)}).run()
+    conninfo = cell_conninfo(url, application_name=APPLICATION)
+    async with make_pool(conninfo, max_size=1) as pool:
+        await Worker(app, conninfo, SETTINGS, resources={Trace: Trace(pool)}).run()
 
 
 if __name__ == "__main__":
