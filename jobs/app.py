@@ -6,19 +6,20 @@ import inspect
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import msgspec
 import procrastinate
 from procrastinate.retry import BaseRetryStrategy, RetryValue, get_retry_strategy
 
+from howdah.jobs.retry import override_json
 from howdah.jobs.run import Run
 from howdah.jobs.signature import Signature
-from howdah.sql.errors import HowdahError, IdempotencyConflict, NotUnique, UnknownTenant
+from howdah.sql.errors import HowdahError, IdempotencyConflict, NotUnique, QueueFull, UnknownTenant
 from howdah.sql.json_values import encode
 from howdah.sql.pool import Connection, cell_conninfo
-from howdah.sql.queue.calls import Enqueued, NewRun, TaskEntry, enqueue_runs
+from howdah.sql.queue.calls import Enqueued, NewRun, OnFailure, TaskEntry, enqueue_runs
 from howdah.sql.schema import DEFAULT_CELL
 
 P = ParamSpec("P")
@@ -31,6 +32,7 @@ _REFUSALS: dict[str, type[HowdahError]] = {
     "conflict": IdempotencyConflict,
     "not_unique": NotUnique,
     "unknown_tenant": UnknownTenant,
+    "queue_full": QueueFull,
 }
 
 
@@ -55,8 +57,28 @@ class Workflow(Generic[P, R]):
         queue: str | None = None,
         priority: int = 0,
         run_at: datetime | None = None,
+        key_window: timedelta | None = None,
+        unique_key: str | None = None,
+        order: OnFailure | None = None,
+        deadline: datetime | None = None,
+        retry: RetryValue = False,
     ) -> Workflow[P, R]:
-        """The same workflow, whose next runs are sent with these options."""
+        """The same workflow, whose next runs are sent with these options.
+
+        Parameters
+        ----------
+        key_window
+            How long the idempotency key is remembered; None: a day.
+        unique_key
+            At most one run with this key waits in the tenant.
+        order
+            The run is one of its session's ordered ones, which go one at a time; when it fails for good, the session
+            goes on without it ("skip") or waits for it ("block"). None: it does not wait for others.
+        deadline
+            When the run has failed if it has not ended.
+        retry
+            In place of the workflow's own.
+        """
         options = {
             "tenant_id": tenant or DEFAULT_TENANT,
             "session_id": session,
@@ -64,6 +86,11 @@ class Workflow(Generic[P, R]):
             "queue": queue or self.queue,
             "priority": priority,
             "run_at": run_at,
+            "key_window": key_window,
+            "unique_key": unique_key,
+            "order": order,
+            "deadline": deadline,
+            "retry": override_json(retry),
         }
         return replace(self, options=options)
 
@@ -74,7 +101,7 @@ class Workflow(Generic[P, R]):
         ------
         TypeError
             If the arguments do not fit the workflow's signature.
-        IdempotencyConflict, NotUnique, UnknownTenant
+        IdempotencyConflict, NotUnique, QueueFull, UnknownTenant
             If the engine refuses the run.
         """
         async with self.app.connection() as connection:
@@ -170,6 +197,7 @@ def _run_id(enqueued: Enqueued, run: NewRun) -> int:
             "conflict": f"idempotency key {run.idempotency_key!r} was used for another task or other arguments",
             "not_unique": f"a run with the uniqueness key {run.unique_key!r} is already queued",
             "unknown_tenant": f"tenant {run.tenant_id!r} is unknown: create it first",
+            "queue_full": f"the queue of {run.task!r} has as many queued runs as it may: try again in a second",
         }[enqueued.status]
         raise refusal(what)
     assert enqueued.run_id is not None

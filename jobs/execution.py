@@ -8,9 +8,9 @@ import functools
 import inspect
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import procrastinate
@@ -22,12 +22,15 @@ from procrastinate.tasks import Task
 
 from howdah.jobs.api_errors import RetryLater
 from howdah.jobs.app import App
-from howdah.jobs.errors import NonRetryableError
+from howdah.jobs.errors import DeadlineExceededError, NonRetryableError
+from howdah.jobs.retry import read_override
 from howdah.jobs.run import Engine, Run
 from howdah.sql.errors import HowdahError, StaleAttempt
 from howdah.sql.json_values import encode
 from howdah.sql.queue.calls import ClaimedRun
 from howdah.sql.workflow.calls import RunItem
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -61,12 +64,13 @@ class Execution:
         claimed = self.claimed
         retry: BaseRetryStrategy | None = None
         try:
+            override = None if claimed.retry is None else read_override(claimed.retry)
             if (workflow := self._app.workflows.get(claimed.task)) is not None:
                 # Before the retry strategy counts: arguments that do not fit will not fit the next time.
                 arguments = workflow.signature.decode(claimed.args)
-                retry = workflow.retry_strategy
+                retry = override or workflow.retry_strategy
                 self._run = Run(claimed, self._checkpoints, self._engine)
-                output = await workflow.function(self._run, **arguments)
+                output = await self._in_time(workflow.function(self._run, **arguments))
                 body = encode(output, f"the output of run {claimed.id}")
             else:
                 task = self._app.tasks.get(claimed.task)
@@ -74,8 +78,8 @@ class Execution:
                     raise LookupError(  # noqa: TRY301 - ends this run as any other error of it
                         f"this worker has no task {claimed.task!r}: deploy a version that has it, requeue"
                     )
-                retry = task.retry_strategy
-                body = _output_if_json(await self._run_task(task))
+                retry = override or task.retry_strategy
+                body = _output_if_json(await self._in_time(self._run_task(task)))
         except asyncio.CancelledError:
             return self._stopped()
         except StaleAttempt as error:
@@ -86,6 +90,18 @@ class Execution:
         except BaseException as error:  # Whatever an author's code raises ends this run only.
             return self._failed(error, retry)
         return self._final("succeeded", body)
+
+    async def _in_time(self, running: Awaitable[T]) -> T:
+        if self.claimed.deadline is None:
+            return await running
+        left = (self.claimed.deadline - datetime.now(UTC)).total_seconds()
+        try:
+            async with asyncio.timeout(left) as limit:
+                return await running
+        except TimeoutError:
+            if limit.expired():
+                raise DeadlineExceededError(f"the deadline, {self.claimed.deadline:%c %Z}, has passed") from None
+            raise
 
     async def _run_task(self, task: Task[Any, Any, Any]) -> Any:
         arguments = msgspec.json.decode(self.claimed.args)

@@ -38,6 +38,9 @@ MAX_CLAIM = 500  # runs a claim: past this, a larger batch saves nothing more
 POLL_FROM, POLL_TO = 0.05, 1.0  # seconds between looks at an idle queue; hints wake it sooner
 GATHER = 0.002  # seconds to let more slots come free before a small claim
 WAKE_EVERY = 0.5  # seconds between looks for runs that have become due, unless one is due sooner
+TEND_EVERY = 1.0  # seconds between looks at deadlines and at queues that cap what waits there
+ALONE_PAUSE = 30.0  # seconds to work on before another try to run nothing but a suspect run
+ALONE_WAIT = 10.0  # seconds in which what runs may end, to make room for a suspect run
 PREPARE_EVERY = 3600.0  # seconds between looks whether tomorrow's partitions are there
 SYNC_THREADS = 32  # for functions that are not async
 POOL_SIZE = 5  # claim, flush, heartbeat, hints, and one for steps that use the pool
@@ -100,6 +103,8 @@ class Worker:
         self._running: dict[int, Execution] = {}
         self._unwritten: set[tuple[int, int]] = set()
         self._stopping = False
+        self._suspects = False
+        self._alone_after = 0.0
         self._wake = asyncio.Event()
         self._beat = asyncio.Event()
         self._freed = asyncio.Event()
@@ -130,6 +135,7 @@ class Worker:
                 asyncio.create_task(self._hear()),
                 asyncio.create_task(self._every(self._settings.heartbeat, self._keep_alive, self._beat)),
                 asyncio.create_task(self._wake_due()),
+                asyncio.create_task(self._every(TEND_EVERY, self._tend_queues)),
                 asyncio.create_task(self._every(PREPARE_EVERY, self._prepare_partitions)),
             ]
             try:
@@ -174,6 +180,9 @@ class Worker:
                 if unsure:
                     await self._release_unknown()
                     unsure = False
+                if self._suspects and await self._run_suspect():
+                    poll = POLL_FROM
+                    continue
                 claimed = await self._claim(min(room, MAX_CLAIM))
             except psycopg.Error as error:
                 log.warning("claim_failed", error=str(error).strip())
@@ -195,11 +204,38 @@ class Worker:
             return 0
         return self._settings.concurrency - len(self._running)
 
-    async def _claim(self, limit: int) -> list[calls.ClaimedRun]:
+    async def _run_suspect(self) -> bool:
+        """Run one suspect run and nothing beside it; whether there was one. Its death then tells on nobody else."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._alone_after:
+            return False
+        if not await self._until_nothing_runs(ALONE_WAIT):
+            # Long runs have the right to go on, and others to start beside them: the next try comes later.
+            self._alone_after = loop.time() + ALONE_PAUSE
+            return False
+        claimed = await self._claim(1, suspect=True)
+        self._suspects = bool(claimed)
+        if claimed:
+            log.info("suspect_runs_alone", run=claimed[0].id, attempt=claimed[0].attempt)
+            await self._until_nothing_runs(None)
+        return bool(claimed)
+
+    async def _until_nothing_runs(self, seconds: float | None) -> bool:
+        loop = asyncio.get_running_loop()
+        end = None if seconds is None else loop.time() + seconds
+        while self._running and not self._stopping and (end is None or loop.time() < end):
+            self._freed.clear()
+            await _wait(self._freed, POLL_TO if end is None else min(POLL_TO, end - loop.time()))
+        return not self._running and not self._stopping
+
+    async def _claim(self, limit: int, *, suspect: bool = False) -> list[calls.ClaimedRun]:
         async with self._engine.pool.connection() as connection:
-            claimed = await calls.claim_runs(connection, self._worker_id, self._queues, limit, self._tasks)
-            # A claim fills up from the first queue on: each gets its turn to be that.
-            self._queues.append(self._queues.pop(0))
+            if suspect:
+                claimed = await calls.claim_suspect(connection, self._worker_id, self._queues, self._tasks)
+            else:
+                claimed = await calls.claim_runs(connection, self._worker_id, self._queues, limit, self._tasks)
+                # A claim fills up from the first queue on: each gets its turn to be that.
+                self._queues.append(self._queues.pop(0))
             again = [run.id for run in claimed if run.attempt > 1 and run.task in self._app.workflows]
             checkpoints: dict[int, dict[str, str | None]] = {}
             for checkpoint in await read_checkpoints(connection, again) if again else ():
@@ -272,10 +308,13 @@ class Worker:
 
     async def _keep_alive(self) -> None:
         async with self._engine.pool.connection() as connection:
-            alive, cancelled = await calls.heartbeat(connection, self._worker_id)
+            alive, cancelled, suspects = await calls.heartbeat(connection, self._worker_id)
             workers, runs = await calls.rescue_runs(connection, timedelta(seconds=self._settings.rescue))
         if workers:
             log.warning("workers_found_dead", workers=workers, runs_requeued=runs)
+        if suspects:
+            self._suspects = True
+            self._wake.set()
         if not alive:
             log.warning("worker_given_up_by_peers", worker=self._worker_id, running=len(self._running))
             await self._abandon(list(self._running.values()), Stop.LOST)
@@ -299,6 +338,10 @@ class Worker:
             except psycopg.Error as error:
                 log.warning("wake_failed", error=str(error).strip())
             await asyncio.sleep(pause)
+
+    async def _tend_queues(self) -> None:
+        async with self._engine.pool.connection() as connection:
+            await connection.execute("select from expire_runs(), count_depths()")
 
     async def _prepare_partitions(self) -> None:
         async with self._engine.pool.connection() as connection:

@@ -17,7 +17,9 @@ HowdahError
 ├── UnknownTask              HW014  404
 ├── TooLarge                 HW015  413
 ├── BadValue                 HW016  422  a value Postgres or JSON cannot hold: NUL, lone surrogate, NaN
-└── DatabaseUnfit            HW017  503  version or extension missing
+├── DatabaseUnfit            HW017  503  version or extension missing
+├── QueueFull                HW018  429  as many runs are queued as the queue allows
+└── UnknownQueue             HW021  404
 """
 
 from __future__ import annotations
@@ -99,6 +101,14 @@ class BadValue(HowdahError):
 
 class DatabaseUnfit(HowdahError):
     sqlstate, status, title = "HW017", 503, "The database cannot be used"
+
+
+class QueueFull(HowdahError):
+    sqlstate, status, title = "HW018", 429, "The queue is full"
+
+
+class UnknownQueue(HowdahError):
+    sqlstate, status, title = "HW021", 404, "Unknown queue"
 
 
 BY_SQLSTATE: dict[str, type[HowdahError]] = {error.sqlstate: error for error in HowdahError.__subclasses__()}

@@ -12,6 +12,7 @@ from sqlalchemy import (
     DateTime,
     Double,
     Integer,
+    Interval,
     LargeBinary,
     MetaData,
     Numeric,
@@ -33,6 +34,8 @@ tenant = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("name", Text, nullable=False),
+    Column("weight", Double, nullable=False),
+    Column("paused", Boolean, nullable=False),
     _timestamp("created_at"),
 )
 
@@ -47,7 +50,21 @@ api_key = Table(
     _timestamp("revoked_at", nullable=True),
 )
 
-queue = Table("queue", metadata, Column("name", Text, primary_key=True), _timestamp("created_at"))
+queue = Table(
+    "queue",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("paused", Boolean, nullable=False),
+    Column("max_running", Integer),
+    Column("max_running_per_tenant", Integer),
+    Column("starts_per_period", Integer),
+    Column("period", Interval),
+    Column("max_queued", Integer),
+    Column("max_queued_per_tenant", Integer),
+    _timestamp("period_started_at", nullable=True),
+    Column("period_starts", Integer, nullable=False),
+    _timestamp("created_at"),
+)
 
 task = Table(
     "task",
@@ -57,6 +74,7 @@ task = Table(
     Column("queue", Text, nullable=False),
     Column("args_schema", JSONB, nullable=False),
     Column("description", Text, nullable=False),
+    Column("paused", Boolean, nullable=False),
     _timestamp("updated_at"),
 )
 
@@ -69,16 +87,23 @@ run = Table(
     Column("task", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("priority", Integer, nullable=False),
-    Column("session_id", Text),
-    Column("unique_key", Text),
-    Column("args", JSONB, nullable=False),
-    _timestamp("run_at", nullable=True),
+    Column("fresh", Boolean, nullable=False),
+    Column("suspect", Boolean, nullable=False),
+    Column("cancel_requested", Boolean, nullable=False),
     Column("attempt", Integer, nullable=False),
     Column("failures", Integer, nullable=False),
     Column("deaths", Integer, nullable=False),
+    Column("deaths_alone", Integer, nullable=False),
+    Column("session_id", Text),
+    Column("order_no", BigInteger),
+    Column("on_failure", Text),
+    Column("unique_key", Text),
+    Column("args", JSONB, nullable=False),
+    _timestamp("run_at", nullable=True),
+    _timestamp("deadline", nullable=True),
+    Column("retry", JSONB),
     Column("worker_id", BigInteger),
     _timestamp("claimed_at", nullable=True),
-    Column("cancel_requested", Boolean, nullable=False),
     Column("error", JSONB),
 )
 
@@ -96,6 +121,10 @@ run_history = Table(
     Column("attempt", Integer, nullable=False),
     Column("failures", Integer, nullable=False),
     Column("deaths", Integer, nullable=False),
+    Column("deaths_alone", Integer, nullable=False),
+    Column("order_no", BigInteger),
+    Column("on_failure", Text),
+    Column("retry", JSONB),
     Column("worker_id", BigInteger),
     _timestamp("claimed_at", nullable=True),
     Column("finished_at", DateTime(timezone=True), primary_key=True),

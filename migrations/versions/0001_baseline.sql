@@ -2,11 +2,15 @@ create extension if not exists vector with schema public;
 create schema the_cell_ops;
 set local check_function_bodies = off;
 set local search_path = the_cell, public;
+-- weight: its share of each queue beside the other tenants' shares.
 create table tenant (
     id text not null,
     name text not null,
+    weight double precision not null default 1,
+    paused boolean not null default false,
     created_at timestamptz not null default now(),
     constraint tenant_pkey primary key (id),
+    constraint tenant_weight_check check (weight between 0.001 and 1000),
     constraint tenant_id_check check (id ~ '^[a-z0-9][a-z0-9-]{0,62}$')
 );
 -- Stock procrastinate clients know no tenants: what they send belongs to this one.
@@ -92,12 +96,35 @@ $$;
 -- A run's id begins with its millisecond, so that ids are small, sort by time and bound partitions.
 create sequence run_id_seq as bigint minvalue 0 maxvalue 1048575 cycle cache 64;
 
+-- A limit that is null is none. period_*: the period under way and the starts in it; written by claims only.
 create table queue (
     name text not null,
+    paused boolean not null default false,
+    max_running integer,
+    max_running_per_tenant integer,
+    starts_per_period integer,
+    period interval,
+    max_queued integer,
+    max_queued_per_tenant integer,
+    period_started_at timestamptz,
+    period_starts integer not null default 0,
     created_at timestamptz not null default now(),
     constraint queue_pkey primary key (name),
-    constraint queue_name_check check (name ~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$')
-);
+    constraint queue_name_check check (name ~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$'),
+    constraint queue_limits_check check (
+        least(max_running, max_running_per_tenant, starts_per_period, max_queued, max_queued_per_tenant) >= 0),
+    constraint queue_period_check check ((starts_per_period is null) = (period is null) and period > interval '0')
+) with (fillfactor = 50);
+
+-- How many runs wait in a queue that caps them, as counted at counted_at: one row with tenant_id '' for all its tenants
+-- together, and one for each tenant at its cap.
+create table queue_depth (
+    queue text not null,
+    tenant_id text not null,
+    queued integer not null,
+    counted_at timestamptz not null,
+    constraint queue_depth_pkey primary key (queue, tenant_id)
+) with (fillfactor = 50);
 
 -- What workers say they can run; the API reads names and argument schemas here, so both deploy apart.
 create table task (
@@ -106,6 +133,7 @@ create table task (
     queue text not null,
     args_schema jsonb not null,
     description text not null default '',
+    paused boolean not null default false,
     updated_at timestamptz not null default now(),
     constraint task_pkey primary key (name),
     constraint task_kind_check check (kind in ('task', 'workflow'))
@@ -123,6 +151,12 @@ create table worker (
 -- Live runs only: a finished run moves to run_history, so this table and its indexes stay small and hot.
 -- The key is the id alone: psql and stock procrastinate clients address a run without naming its tenant,
 -- and an ever-growing key keeps inserts on one index page.
+--   fresh       as it was enqueued; false: it came back to its queue, or became due, and goes before the fresh ones
+--   order_no    its number in its ordered session; null: the run is not ordered
+--   on_failure  of an ordered run: whether its session goes on without it (skip) or waits for it (block)
+--   retry       overrides its task's own strategy
+--   deaths      attempts that ended with their worker; deaths_alone: those where nothing else ran on that worker
+--   suspect     died more often than chance explains: it next runs alone
 create table run (
     id bigint not null,
     tenant_id text not null,
@@ -130,19 +164,30 @@ create table run (
     task text not null,
     state text not null,
     priority integer not null default 0,
-    session_id text,
-    unique_key text,
-    args jsonb not null,
-    run_at timestamptz,
+    fresh boolean not null default true,
+    suspect boolean not null default false,
+    cancel_requested boolean not null default false,
     attempt integer not null default 0,
     failures integer not null default 0,
     deaths integer not null default 0,
+    deaths_alone integer not null default 0,
+    session_id text,
+    order_no bigint,
+    on_failure text,
+    unique_key text,
+    args jsonb not null,
+    run_at timestamptz,
+    deadline timestamptz,
+    retry jsonb,
     worker_id bigint,
     claimed_at timestamptz,
-    cancel_requested boolean not null default false,
     error jsonb,
     constraint run_pkey primary key (id),
     constraint run_args_check check (jsonb_typeof(args) = 'object'),
+    constraint run_priority_check check (priority > -2147483648),
+    constraint run_order_check check (
+        (order_no is null) = (on_failure is null) and (order_no is null or session_id is not null)
+        and on_failure in ('skip', 'block')),
     constraint run_state_check check (
         state in ('queued', 'scheduled', 'blocked', 'waiting', 'held', 'running')),
     constraint run_running_check check ((state = 'running') = (claimed_at is not null))
@@ -151,26 +196,53 @@ create table run (
     autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
     autovacuum_analyze_scale_factor = 0.1, autovacuum_vacuum_cost_delay = 0
 );
--- The ready index: what a claim reads, lane by lane, in the order in which runs start.
-create index run_ready_idx on run (queue, tenant_id, priority desc, id) where state = 'queued';
+-- The ready indexes: what a claim reads, lane by lane, in the order in which runs start. Ids only grow, so a claim reads
+-- the fresh ones from its lane's floor on; what comes back has an old id, and an index of its own.
+create index run_ready_idx on run (queue, tenant_id, task, (-priority), id) where state = 'queued' and fresh;
+create index run_returned_idx on run (queue, tenant_id, task, (-priority), id)
+    where state = 'queued' and not fresh and not suspect;
+create index run_suspect_idx on run (queue, id) where state = 'queued' and suspect;
+-- The slots taken: counted against the limits, and searched for a dead worker's runs.
+create index run_running_idx on run (queue, tenant_id, worker_id) where state = 'running';
 create index run_due_idx on run (run_at) where state = 'scheduled';
-create index run_worker_idx on run (worker_id) where state = 'running';
+create index run_blocked_idx on run (tenant_id, session_id, order_no) where state = 'blocked';
+create index run_deadline_idx on run (deadline) where deadline is not null;
 create unique index run_unique_key_idx on run (tenant_id, unique_key)
     where unique_key is not null and state in ('queued', 'scheduled', 'blocked');
 create index run_tenant_idx on run (tenant_id, id);
 
--- One row for each (queue, tenant) with queued work. Claims order lanes by virtual time, which is in no
+-- One row for each (queue, tenant, task) with queued work. Claims order lanes by virtual time, which is in no
 -- unique index, so that advancing it never waits for a concurrent enqueue.
+--   parked   its tenant is at its cap or paused: no claim looks at it until something unparks it
+--   floor_*  no fresh run of this priority or a lower one waits before this id; next_*: the floor once every
+--            transaction older than next_xid has ended, because those may still commit an earlier run
 create table lane (
     queue text not null,
     tenant_id text not null,
+    task text not null,
     virtual_time double precision not null,
-    constraint lane_pkey primary key (queue, tenant_id)
+    parked boolean not null default false,
+    floor_priority integer,
+    floor_id bigint,
+    next_priority integer,
+    next_id bigint,
+    next_xid xid8,
+    constraint lane_pkey primary key (queue, tenant_id, task)
 ) with (
     fillfactor = 50,
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_cost_delay = 0
 );
-create index lane_claim_idx on lane (queue, virtual_time);
+create index lane_claim_idx on lane (queue, task, virtual_time) where not parked;
+
+-- A session whose runs go one at a time, while it has any. head_id: the run that the others wait for, which may have
+-- failed and be in history. The row's lock is the session's.
+create table ordered_session (
+    tenant_id text not null,
+    session_id text not null,
+    last_no bigint not null,
+    head_id bigint not null,
+    constraint ordered_session_pkey primary key (tenant_id, session_id)
+) with (fillfactor = 50);
 
 create table run_history (
     id bigint not null,
@@ -184,6 +256,10 @@ create table run_history (
     attempt integer not null,
     failures integer not null,
     deaths integer not null,
+    deaths_alone integer not null default 0,
+    order_no bigint,
+    on_failure text,
+    retry jsonb,
     worker_id bigint,
     claimed_at timestamptz,
     finished_at timestamptz not null,
@@ -202,8 +278,60 @@ create table idempotency_key (
     fingerprint text not null,
     run_id bigint not null,
     created_at timestamptz not null default now(),
+    expires_at timestamptz not null,
     constraint idempotency_key_pkey primary key (tenant_id, key)
 );
+create index idempotency_key_expires_idx on idempotency_key (expires_at);
+
+-- Goes on with ordered sessions whose head has left the live runs: the next run, by number, becomes the head and is
+-- queued; a session without one is gone. The caller holds the sessions' locks and names each head with its number: looked
+-- for from there on, the next one costs the same in a session of any length. A session whose head is another run stays.
+create function advance_sessions(p_runs bigint[], p_tenants text[], p_sessions text[], p_nos bigint[], p_notify boolean)
+returns void
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_queues text[];
+    v_tenants text[];
+    v_tasks text[];
+begin
+    with ended as materialized (
+        select s.tenant_id, s.session_id,
+               (select r.id from run as r
+                where r.tenant_id = s.tenant_id and r.session_id = s.session_id and r.state = 'blocked'
+                  and r.order_no > i.no
+                order by r.order_no
+                limit 1) as next_id
+        from unnest(p_runs, p_tenants, p_sessions, p_nos) as i(id, tenant_id, session_id, no)
+        join ordered_session as s on s.tenant_id = i.tenant_id and s.session_id = i.session_id and s.head_id = i.id
+    ),
+    gone as (
+        delete from ordered_session as s using ended as e
+        where e.next_id is null and s.tenant_id = e.tenant_id and s.session_id = e.session_id
+    ),
+    moved as (
+        update ordered_session as s set head_id = e.next_id from ended as e
+        where e.next_id is not null and s.tenant_id = e.tenant_id and s.session_id = e.session_id
+    ),
+    promoted as (
+        update run as r
+        set state = case when r.run_at > engine_now() then 'scheduled' else 'queued' end, fresh = false
+        from ended as e where r.id = e.next_id
+        returning r.queue, r.tenant_id, r.task, r.state
+    )
+    select array_agg(p.queue), array_agg(p.tenant_id), array_agg(p.task) into v_queues, v_tenants, v_tasks
+    from promoted as p where p.state = 'queued';
+    if v_queues is not null then
+        perform hold_lanes(v_queues, v_tenants, v_tasks);
+        if p_notify then
+            perform notify_queues(v_queues);
+        end if;
+    end if;
+end
+$$;
 
 -- The engine locks, then reads again in a new statement; under a fixed snapshot that second read would be blind.
 create function assert_read_committed() returns void
@@ -217,7 +345,7 @@ begin
 end
 $$;
 
--- Cancels runs: at once where they are not running, else by asking their worker.
+-- Cancels runs: at once where they are not running, else by asking their worker. An ordered session goes on without them.
 -- p_tenant null: any tenant's (operators). status: cancelled | requested | finished | unknown.
 create function cancel_runs(p_tenant text, p_runs bigint[], p_reason text default 'cancelled', p_notify boolean default true)
 returns table (run_id bigint, status text)
@@ -229,6 +357,8 @@ declare
     v_running bigint[];
 begin
     perform assert_read_committed();
+    perform lock_ordered_sessions(
+        array(select r.id from run as r where r.id = any (p_runs) and (p_tenant is null or r.tenant_id = p_tenant)), true);
     select array_agg(l.id) filter (where l.state <> 'running'), array_agg(l.id) filter (where l.state = 'running')
     into v_idle, v_running
     from (
@@ -239,7 +369,8 @@ begin
     if v_idle is not null then
         perform finish_runs(
             v_idle, array_fill('cancelled'::text, array[cardinality(v_idle)]), null,
-            array_fill(jsonb_build_object('type', 'Cancelled', 'message', p_reason), array[cardinality(v_idle)]));
+            array_fill(jsonb_build_object('type', 'Cancelled', 'message', p_reason), array[cardinality(v_idle)]),
+            p_notify);
     end if;
     update run as r set cancel_requested = true where r.id = any (v_running);
     if p_notify and v_running is not null then
@@ -257,13 +388,72 @@ begin
 end
 $$;
 
+-- Changes the priority, the queue or the time of runs that have not started; a null leaves what it is. A time that has
+-- passed starts the run now. p_tenant null: any tenant's. status: changed | started (running, or waiting) | finished | unknown.
+create function change_runs(p_tenant text, p_runs bigint[], p_priority integer default null, p_queue text default null,
+                            p_run_at timestamptz default null, p_notify boolean default true)
+returns table (run_id bigint, status text)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := engine_now();
+    v_changed bigint[];
+    v_queues text[];
+    v_tenants text[];
+    v_tasks text[];
+begin
+    perform assert_read_committed();
+    if p_queue !~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$' then
+        raise exception 'queue % is not a name', quote_literal(p_queue)
+            using errcode = 'HW016', hint = 'use up to 128 letters, digits and . _ : - beginning with a letter or digit';
+    end if;
+    insert into queue (name) select p_queue where p_queue is not null on conflict do nothing;
+    perform from run as r where r.id = any (p_runs) order by r.id for no key update;
+    -- Not fresh: its place in the order of ids is no longer its place in the queue.
+    with changed as (
+        update run as r
+        set priority = coalesce(p_priority, r.priority), queue = coalesce(p_queue, r.queue), fresh = false,
+            run_at = case when r.state = 'blocked' or p_run_at > v_now then coalesce(p_run_at, r.run_at)
+                          when p_run_at is null then r.run_at end,
+            state = case when r.state = 'blocked' or p_run_at is null then r.state
+                         when p_run_at > v_now then 'scheduled' else 'queued' end
+        where r.id = any (p_runs) and r.state in ('queued', 'scheduled', 'blocked')
+          and (p_tenant is null or r.tenant_id = p_tenant)
+        returning r.id, r.queue, r.tenant_id, r.task, r.state
+    )
+    select array_agg(c.id), array_agg(c.queue) filter (where c.state = 'queued'),
+           array_agg(c.tenant_id) filter (where c.state = 'queued'), array_agg(c.task) filter (where c.state = 'queued')
+    into v_changed, v_queues, v_tenants, v_tasks
+    from changed as c;
+    if v_queues is not null then
+        perform hold_lanes(v_queues, v_tenants, v_tasks);
+        if p_notify then
+            perform notify_queues(v_queues);
+        end if;
+    end if;
+    return query
+    select i.id,
+           case when i.id = any (v_changed) then 'changed'
+                when exists (select from run as r
+                             where r.id = i.id and (p_tenant is null or r.tenant_id = p_tenant)) then 'started'
+                when exists (select from run_history as h
+                             where h.id = i.id and h.finished_at >= run_created_at(i.id)
+                               and (p_tenant is null or h.tenant_id = p_tenant)) then 'finished'
+                else 'unknown' end
+    from unnest(p_runs) as i(id);
+end
+$$;
+
 -- Claims up to p_limit queued runs for a worker, fairly among tenants: all there is to know about claiming.
--- A claim locks the few lanes with the least virtual time, takes the head runs of each in order of priority, then age,
--- and advances each lane by what it took: weighted fair queueing in which workers never wait for one another.
--- It goes round until it is full: one lane alone must give the full speed, lanes found empty make way for others, and
--- lanes whose runs this worker cannot take are passed over.
---   p_tasks   only runs of these tasks; null: any
---   p_except  but not of these
+-- A claim locks the few lanes with the least virtual time, takes the head runs of each tenant in order of priority, then
+-- age, and advances its lanes by what it took, divided by the tenant's weight: weighted fair queueing in which workers
+-- never wait for one another. It goes round until it is full: one lane alone must give the full speed, and lanes found
+-- empty, or parked because their tenant may not start more, make way for others.
+--   p_tasks  only runs of these tasks: lanes of others are not even looked at; null: any
 -- An attempt's number is its fencing token: every later write must show it.
 -- A worker that its peers have given up is refused: a run claimed in its name would belong to nobody.
 -- A uniqueness key holds while queued, so it is given up here: kept, a run that comes back could collide with the next
@@ -272,10 +462,9 @@ create function claim_runs(
     p_worker bigint,
     p_queues text[],
     p_limit integer,
-    p_tasks text[] default null,
-    p_except text[] default null
+    p_tasks text[] default null
 ) returns table (run_id bigint, tenant_id text, queue text, task text, args text,
-                 attempt integer, failures integer, session_id text)
+                 attempt integer, failures integer, session_id text, retry text, deadline timestamptz)
 language plpgsql
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -285,10 +474,16 @@ as $$
 declare
     c_lanes constant integer := 64;   -- lanes locked a round: enough to be fair, few enough to leave others some
     c_rounds constant integer := 16;  -- bounds one call when most lanes turn out empty
+    c_margin constant bigint := 2 << 20;  -- ids of one millisecond are in no order: a floor stays two of them behind
     v_now timestamptz := engine_now();
     v_left integer := p_limit;
+    v_room integer;
+    v_cap integer;
     v_taken integer;
+    v_started integer;
     v_queue text;
+    v_tasks text[];
+    v_tenants text[];
     v_lanes text[];
     v_passed text[];
 begin
@@ -299,53 +494,288 @@ begin
             using errcode = 'HW001', hint = 'register again: select * from register_worker(...)';
     end if;
     foreach v_queue in array p_queues loop
+        exit when v_left <= 0;
+        select q.room, q.per_tenant into v_room, v_cap from lock_queue(v_queue, v_left, v_left = p_limit) as q;
+        continue when v_room <= 0;
+        v_tasks := open_tasks(v_queue, p_tasks);
+        v_started := 0;
         v_passed := '{}';
         for v_round in 1..c_rounds loop
-            exit when v_left <= 0;
-            v_lanes := lock_lanes(v_queue, v_passed, c_lanes);
-            exit when v_lanes is null;
+            select l.tenants, l.tasks into v_tenants, v_lanes
+            from lock_lanes(v_queue, v_tasks, v_passed, least(c_lanes, greatest(v_room, 8))) as l;
+            exit when v_tenants is null;
 
             return query
-            with heads as materialized (
-                select h.id, l.tenant_id
-                from unnest(v_lanes) as l(tenant_id)
+            with lanes as materialized (
+                select i.tenant_id, i.task, i.ord, l.virtual_time, l.floor_priority, l.floor_id
+                from unnest(v_tenants, v_lanes) with ordinality as i(tenant_id, task, ord)
+                join lane as l on l.queue = v_queue and l.tenant_id = i.tenant_id and l.task = i.task
+            ),
+            tenants as materialized (
+                select s.*, ceil(v_room::numeric / greatest(count(*) filter (where s.room > 0) over (), 1)) as share
+                from (
+                    select t.id, t.weight, l.ord, l.virtual_time,
+                           case when t.paused then 0
+                                when v_cap is null then v_room
+                                else v_cap - (select count(*)
+                                              from (select from run as r
+                                                    where r.queue = v_queue and r.tenant_id = t.id and r.state = 'running'
+                                                    limit v_cap) as slot) end as room
+                    from (select l.tenant_id, min(l.ord) as ord, min(l.virtual_time) as virtual_time
+                          from lanes as l group by l.tenant_id) as l
+                    join tenant as t on t.id = l.tenant_id
+                    order by l.ord
+                ) as s
+            ),
+            heads as materialized (
+                select h.place, t.id as tenant_id
+                from tenants as t
                 cross join lateral (
-                    select r.id
-                    from run as r
-                    where r.queue = v_queue and r.tenant_id = l.tenant_id and r.state = 'queued'
-                      and (p_tasks is null or r.task = any (p_tasks))
-                      and (p_except is null or r.task <> all (p_except))
-                    order by r.priority desc, r.id
-                    limit ceil(v_left::numeric / cardinality(v_lanes))
-                    for no key update skip locked
+                    select r.ctid as place
+                    from lanes as l
+                    cross join lateral (
+                        (select r.ctid, -r.priority as rank, r.fresh, r.id
+                         from run as r
+                         where r.queue = v_queue and r.tenant_id = l.tenant_id and r.task = l.task
+                           and r.state = 'queued' and not r.fresh and not r.suspect
+                         order by -r.priority, r.id
+                         limit t.share)
+                        union all
+                        (select r.ctid, -r.priority, r.fresh, r.id
+                         from run as r
+                         where r.queue = v_queue and r.tenant_id = l.tenant_id and r.task = l.task
+                           and r.state = 'queued' and r.fresh and -r.priority < -l.floor_priority
+                         order by -r.priority, r.id
+                         limit t.share)
+                        union all
+                        (select r.ctid, -r.priority, r.fresh, r.id
+                         from run as r
+                         where r.queue = v_queue and r.tenant_id = l.tenant_id and r.task = l.task
+                           and r.state = 'queued' and r.fresh
+                           and (-r.priority, r.id) > (coalesce(-l.floor_priority, -2147483648), coalesce(l.floor_id, 0))
+                         order by -r.priority, r.id
+                         limit t.share)
+                    ) as r
+                    where l.tenant_id = t.id
+                    order by r.rank, r.fresh, r.id
+                    limit least(t.share, t.room)
                 ) as h
-                limit v_left
+                where t.room > 0
+                limit v_room
+            ),
+            locked as materialized (
+                select r.ctid as place, r.id, r.tenant_id, r.task, r.priority, r.fresh
+                from heads as h
+                join run as r on r.ctid = h.place
+                where r.state = 'queued'
+                for no key update of r skip locked
             ),
             claimed as (
                 update run as r
                 set state = 'running', attempt = r.attempt + 1, worker_id = p_worker, claimed_at = v_now, run_at = null,
                     unique_key = null
-                from heads as h
-                where r.id = h.id
-                returning r.id, r.tenant_id, r.queue, r.task, r.args::text, r.attempt, r.failures, r.session_id
+                from locked as h
+                where r.ctid = h.place
+                returning r.id, r.tenant_id, r.queue, r.task, r.args::text, r.attempt, r.failures, r.session_id,
+                          r.retry::text, r.deadline
             ),
             advanced as (
                 update lane as l
-                set virtual_time = l.virtual_time + c.runs
-                from (select h.tenant_id, count(*) as runs from heads as h group by h.tenant_id) as c
-                where l.queue = v_queue and l.tenant_id = c.tenant_id
+                set virtual_time = a.virtual_time,
+                    parked = a.parked,
+                    floor_priority = case when l.next_xid <= a.oldest then l.next_priority else l.floor_priority end,
+                    floor_id = case when l.next_xid <= a.oldest then l.next_id else l.floor_id end,
+                    next_priority = case when l.next_xid > a.oldest or a.last is null then l.next_priority else -(a.last[1]) end,
+                    next_id = case when l.next_xid > a.oldest or a.last is null then l.next_id else a.last[2] - c_margin end,
+                    next_xid = case when l.next_xid > a.oldest or a.last is null then l.next_xid else a.newest end
+                from (
+                    select i.tenant_id, i.task, t.virtual_time + coalesce(g.taken, 0) / t.weight as virtual_time,
+                           t.room <= coalesce(g.taken, 0) and (v_cap is not null or t.room <= 0) as parked,
+                           (select max(array[-h.priority, h.id]) from locked as h
+                            where h.tenant_id = i.tenant_id and h.task = i.task and h.fresh) as last,
+                           pg_snapshot_xmin(pg_current_snapshot()) as oldest,
+                           pg_snapshot_xmax(pg_current_snapshot()) as newest
+                    from lanes as i
+                    join tenants as t on t.id = i.tenant_id
+                    left join (select h.tenant_id, count(*) as taken from locked as h group by h.tenant_id) as g
+                        on g.tenant_id = i.tenant_id
+                    where g.taken > 0 or t.room <= 0
+                ) as a
+                where l.queue = v_queue and l.tenant_id = a.tenant_id and l.task = a.task
             )
             select * from claimed;
             get diagnostics v_taken = row_count;
             v_left := v_left - v_taken;
-            exit when v_left <= 0;
+            v_room := v_room - v_taken;
+            v_started := v_started + v_taken;
+            exit when v_room <= 0;
 
-            perform remove_empty_lanes(v_queue, v_lanes);
+            perform remove_empty_lanes(v_queue, v_tenants, v_lanes);
             if v_taken = 0 then
-                v_passed := v_passed || v_lanes;
+                v_passed := v_passed || array(select i.tenant_id || '/' || i.task
+                                              from unnest(v_tenants, v_lanes) as i(tenant_id, task));
             end if;
         end loop;
+        perform count_starts(v_queue, v_started);
     end loop;
+end
+$$;
+
+-- Claims one suspect run, for a worker that runs nothing else until it has ended: see requeue_workers_runs.
+-- Limits and pauses hold for it as for any other. Answers as claim_runs does, with a row or none.
+create function claim_suspect(p_worker bigint, p_queues text[], p_tasks text[] default null)
+returns table (run_id bigint, tenant_id text, queue text, task text, args text,
+               attempt integer, failures integer, session_id text, retry text, deadline timestamptz)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_queue text;
+    v_room integer;
+    v_cap integer;
+begin
+    perform assert_read_committed();
+    perform from worker as w where w.id = p_worker for key share;
+    if not found then
+        raise exception 'worker % is not registered, or its peers have given it up', p_worker
+            using errcode = 'HW001', hint = 'register again: select * from register_worker(...)';
+    end if;
+    foreach v_queue in array p_queues loop
+        continue when not exists (select from run as r where r.queue = v_queue and r.state = 'queued' and r.suspect);
+        select q.room, q.per_tenant into v_room, v_cap from lock_queue(v_queue, 1) as q;
+        continue when v_room <= 0;
+        return query
+        with head as (
+            select r.id from run as r
+            where r.queue = v_queue and r.state = 'queued' and r.suspect
+              and (p_tasks is null or r.task = any (p_tasks))
+              and not exists (select from task as k where k.name = r.task and k.paused)
+              and not exists (select from tenant as t where t.id = r.tenant_id and t.paused)
+              and (v_cap is null
+                   or (select count(*) from run as o
+                       where o.queue = v_queue and o.tenant_id = r.tenant_id and o.state = 'running') < v_cap)
+            order by r.id
+            limit 1
+            for no key update skip locked
+        )
+        update run as r
+        set state = 'running', attempt = r.attempt + 1, worker_id = p_worker, claimed_at = engine_now(), run_at = null,
+            unique_key = null
+        from head as h
+        where r.id = h.id
+        returning r.id, r.tenant_id, r.queue, r.task, r.args::text, r.attempt, r.failures, r.session_id, r.retry::text,
+                  r.deadline;
+        if found then
+            perform count_starts(v_queue, 1);
+            return;
+        end if;
+    end loop;
+end
+$$;
+
+-- Counts what is queued in the queues that cap it; enqueue reads the counts. Workers and API processes call it each
+-- second; whoever finds another at it leaves it to that one. Counting ends at the cap.
+create function count_depths() returns void
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_queue queue;
+begin
+    for v_queue in
+        select q.* from queue as q where coalesce(q.max_queued, q.max_queued_per_tenant) is not null order by q.name
+    loop
+        continue when not pg_try_advisory_xact_lock(
+            hashtextextended(current_schema() || '.depth.' || v_queue.name, 0));
+        delete from queue_depth as d where d.queue = v_queue.name and d.tenant_id <> '';
+        insert into queue_depth as d (queue, tenant_id, queued, counted_at)
+        select v_queue.name, c.tenant_id, c.queued, engine_now()
+        from (
+            select '' as tenant_id, count_queued(v_queue.name, null, v_queue.max_queued) as queued
+            union all
+            select t.tenant_id, count_queued(v_queue.name, t.tenant_id, v_queue.max_queued_per_tenant)
+            from (select distinct l.tenant_id from lane as l where l.queue = v_queue.name) as t
+            where v_queue.max_queued_per_tenant is not null
+        ) as c
+        where c.tenant_id = '' or c.queued >= v_queue.max_queued_per_tenant
+        on conflict (queue, tenant_id) do update set queued = excluded.queued, counted_at = excluded.counted_at;
+    end loop;
+end
+$$;
+
+-- How many runs are queued in a queue, of one tenant or (null) of all, counted up to p_most; 0 where p_most is null.
+create function count_queued(p_queue text, p_tenant text, p_most integer) returns integer
+language sql stable
+set enable_seqscan = off
+as $$
+    select count(*)::integer
+    from (
+        select from run as r
+        where r.queue = p_queue and r.state = 'queued' and r.fresh and (p_tenant is null or r.tenant_id = p_tenant)
+        limit coalesce(p_most, 0)
+    ) as waiting
+$$;
+
+-- Counts runs that have just started against their queue's starts_per_period. A period begins with the first start after
+-- the last one's end. The caller has locked the queue.
+create function count_starts(p_queue text, p_started integer) returns void
+language sql
+as $$
+    update queue as q
+    set period_started_at = case when q.period_started_at + q.period > engine_now() then q.period_started_at
+                                 else engine_now() end,
+        period_starts = p_started + case when q.period_started_at + q.period > engine_now() then q.period_starts else 0 end
+    where q.name = p_queue and q.starts_per_period is not null and p_started > 0
+$$;
+
+-- Gives failed runs up: they become cancelled ones, with their error kept, and an ordered session that waited for one of
+-- them goes on. p_tenant null: any tenant's (operators). status: discarded | live | finished | unknown.
+create function discard_runs(p_tenant text, p_runs bigint[], p_notify boolean default true)
+returns table (run_id bigint, status text)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_oldest timestamptz := (select run_created_at(min(i)) from unnest(p_runs) as i);
+    v_discarded bigint[];
+begin
+    perform assert_read_committed();
+    perform from ordered_session as s
+    where (s.tenant_id, s.session_id) in (
+        select h.tenant_id, h.session_id from run_history as h
+        where h.id = any (p_runs) and h.finished_at >= v_oldest and h.order_no is not null)
+    order by s.tenant_id, s.session_id
+    for no key update;
+    with discarded as (
+        update run_history as h set state = 'cancelled'
+        where h.id = any (p_runs) and h.finished_at >= v_oldest and h.state = 'failed'
+          and (p_tenant is null or h.tenant_id = p_tenant)
+        returning h.id, h.tenant_id, h.session_id, h.order_no
+    ),
+    kept as (select array_agg(d.id) as ids from discarded as d)
+    select k.ids into v_discarded from kept as k;
+    perform advance_sessions(array_agg(h.id), array_agg(h.tenant_id), array_agg(h.session_id), array_agg(h.order_no), p_notify)
+    from run_history as h
+    where h.id = any (v_discarded) and h.finished_at >= v_oldest and h.order_no is not null
+    having count(*) > 0;
+    return query
+    select i.id,
+           case when i.id = any (v_discarded) then 'discarded'
+                when exists (select from run as r
+                             where r.id = i.id and (p_tenant is null or r.tenant_id = p_tenant)) then 'live'
+                when exists (select from run_history as h
+                             where h.id = i.id and h.finished_at >= v_oldest
+                               and (p_tenant is null or h.tenant_id = p_tenant)) then 'finished'
+                else 'unknown' end
+    from unnest(p_runs) as i(id);
 end
 $$;
 
@@ -364,7 +794,8 @@ as $$
     select coalesce(nullif(current_setting('howdah.now', true), '')::timestamptz, clock_timestamp())
 $$;
 
--- One run, for psql and for other languages: select * from enqueue_run('acme', 'invoice.send', '{"id": 7}');
+-- One run, for psql and for other languages: select * from enqueue_run('acme', 'invoice.send', '{"id": 7}').
+-- The parameters are those of enqueue_runs; what that answers as a status is raised here.
 create function enqueue_run(
     p_tenant text,
     p_task text,
@@ -375,6 +806,10 @@ create function enqueue_run(
     p_session text default null,
     p_key text default null,
     p_unique text default null,
+    p_order text default null,
+    p_deadline timestamptz default null,
+    p_retry jsonb default null,
+    p_window interval default null,
     p_notify boolean default true
 ) returns table (run_id bigint, status text)
 language plpgsql
@@ -386,7 +821,8 @@ declare
 begin
     select e.run_id, e.status into v_id, v_status
     from enqueue_runs(array[p_tenant], array[p_task], array[p_args::text], array[p_queue], array[p_priority],
-                      array[p_run_at], array[p_session], array[p_key], array[p_unique], p_notify) as e;
+                      array[p_run_at], array[p_session], array[p_key], array[p_unique], array[p_order],
+                      array[p_deadline], array[p_retry::text], array[p_window], p_notify) as e;
     case v_status
         when 'unknown_tenant' then
             raise exception 'tenant % is unknown', quote_literal(p_tenant)
@@ -397,6 +833,9 @@ begin
         when 'not_unique' then
             raise exception 'a run with the uniqueness key % is already queued', quote_literal(p_unique)
                 using errcode = 'HW005', hint = 'wait until it starts, or leave the key out';
+        when 'queue_full' then
+            raise exception 'the queue of task % has as many queued runs as it may', quote_literal(p_task)
+                using errcode = 'HW018', hint = 'try again in a second, or raise max_queued: select * from ops.queues';
         else
             return query select v_id, v_status;
     end case;
@@ -407,10 +846,16 @@ $$;
 --   p_args       JSON objects as text, up to 1 MiB each
 --   p_queues     null: the queue that the task's workers registered, else 'default'
 --   p_run_ats    null: now; a later time makes the run 'scheduled'
---   p_keys       idempotency keys, unique per tenant; null: none
+--   p_keys       idempotency keys, unique per tenant for their window; null: none
 --   p_unique     uniqueness keys while queued (procrastinate's queueing lock); null: none
+--   p_orders     skip | block: the run is one of its session's ordered runs, which go one at a time in the order in which
+--                they were enqueued; when it fails for good, the session goes on without it, or waits. null: not ordered
+--   p_deadlines  when the run has failed if it has not ended; null: never
+--   p_retries    JSON objects that override the task's own retry strategy; null: none
+--   p_windows    how long an idempotency key is remembered; null: a day
 -- status: created | existing (same key, same task and arguments: its run is returned)
---         | conflict (same key, other task or arguments) | not_unique | unknown_tenant; a bad item fails alone.
+--         | conflict (same key, other task or arguments) | not_unique | unknown_tenant
+--         | queue_full (its queue caps what may wait there); a bad item fails alone.
 create function enqueue_runs(
     p_tenants text[],
     p_tasks text[],
@@ -421,6 +866,10 @@ create function enqueue_runs(
     p_sessions text[] default null,
     p_keys text[] default null,
     p_unique text[] default null,
+    p_orders text[] default null,
+    p_deadlines timestamptz[] default null,
+    p_retries text[] default null,
+    p_windows interval[] default null,
     p_notify boolean default true
 ) returns table (ord bigint, run_id bigint, status text)
 language plpgsql
@@ -433,10 +882,17 @@ declare
     v_ids bigint[];
     v_queues text[];
     v_status text[];
+    v_order_nos bigint[];
+    v_heads boolean[];
+    v_full text[];
     v_new_queues text[];
     v_new_tenants text[];
+    v_new_tasks text[];
 begin
     perform assert_read_committed();
+    -- Before any id is made: a lane's floor may pass an id only once the transactions that could still commit an
+    -- earlier one have ended, and it knows them by this number.
+    perform pg_current_xact_id();
 
     select array_agg(next_run_id() order by i.ord),
            array_agg(coalesce(i.queue, t.queue, 'default') order by i.ord),
@@ -448,11 +904,25 @@ begin
     -- Ids in the order given, whatever order the rows were numbered in.
     select array_agg(id order by id) into v_ids from unnest(v_ids) as id;
 
+    if exists (select from queue as q where coalesce(q.max_queued, q.max_queued_per_tenant) is not null) then
+        v_full := array(select f.queue || ' ' || f.tenant_id from full_queues(v_queues, p_tenants) as f);
+        select array_agg(case when i.status = 'created' and i.queue || ' ' || i.tenant = any (v_full) then 'queue_full'
+                              else i.status end order by i.ord)
+        into v_status
+        from unnest(v_queues, p_tenants, v_status) with ordinality as i(queue, tenant, status, ord);
+    end if;
+
     if exists (select from unnest(p_keys) as k where k is not null) then
-        insert into idempotency_key as k (tenant_id, key, fingerprint, run_id, created_at)
-        select distinct on (i.tenant, i.key) i.tenant, i.key, md5(i.task || chr(10) || i.args::jsonb), i.id, v_now
-        from unnest(p_tenants, p_tasks, p_args, p_keys, v_ids, v_status) with ordinality
-            as i(tenant, task, args, key, id, status, ord)
+        -- A key whose window is over is anybody's again.
+        delete from idempotency_key as k
+        using unnest(p_tenants, p_keys) as i(tenant, key)
+        where k.tenant_id = i.tenant and k.key = i.key and k.expires_at <= v_now;
+
+        insert into idempotency_key as k (tenant_id, key, fingerprint, run_id, created_at, expires_at)
+        select distinct on (i.tenant, i.key) i.tenant, i.key, md5(i.task || chr(10) || i.args::jsonb), i.id, v_now,
+               v_now + coalesce(i.keep, interval '1 day')
+        from unnest(p_tenants, p_tasks, p_args, p_keys, v_ids, v_status, p_windows) with ordinality
+            as i(tenant, task, args, key, id, status, keep, ord)
         where i.key is not null and i.status = 'created'
         order by i.tenant, i.key, i.ord
         on conflict do nothing;
@@ -473,21 +943,35 @@ begin
     order by q
     on conflict do nothing;
 
+    if exists (select from unnest(p_orders) as o where o is not null) then
+        select array_agg(o.order_no order by o.ord), array_agg(o.head order by o.ord)
+        into v_order_nos, v_heads
+        from number_ordered_runs(
+            v_ids, p_tenants, p_sessions,
+            array(select case when i.status = 'created' then i.kind end
+                  from unnest(v_status, p_orders) with ordinality as i(status, kind, ord) order by i.ord)) as o;
+    end if;
+
     with inserted as (
-        insert into run (id, tenant_id, queue, task, state, priority, session_id, unique_key, args, run_at)
+        insert into run (id, tenant_id, queue, task, state, priority, session_id, unique_key, args, run_at, order_no,
+                         on_failure, deadline, retry)
         select i.id, i.tenant, i.queue, i.task,
-               case when i.run_at > v_now then 'scheduled' else 'queued' end,
-               coalesce(i.priority, 0), i.session, i.unique_key, i.args::jsonb, i.run_at
-        from unnest(v_ids, p_tenants, v_queues, p_tasks, p_priorities, p_sessions, p_unique, p_args, p_run_ats, v_status)
-            with ordinality as i(id, tenant, queue, task, priority, session, unique_key, args, run_at, status, ord)
+               case when not i.head then 'blocked' when i.run_at > v_now then 'scheduled' else 'queued' end,
+               coalesce(i.priority, 0), i.session, i.unique_key, i.args::jsonb, i.run_at, i.order_no,
+               case when i.order_no is not null then i.kind end, i.deadline, i.retry::jsonb
+        from unnest(v_ids, p_tenants, v_queues, p_tasks, p_priorities, p_sessions, p_unique, p_args, p_run_ats, v_status,
+                    v_order_nos, v_heads, p_orders, p_deadlines, p_retries)
+            with ordinality as i(id, tenant, queue, task, priority, session, unique_key, args, run_at, status,
+                                 order_no, head, kind, deadline, retry, ord)
         where i.status = 'created'
         order by i.tenant, i.unique_key, i.ord
         on conflict (tenant_id, unique_key)
             where unique_key is not null and state in ('queued', 'scheduled', 'blocked') do nothing
-        returning id, queue, tenant_id, state
+        returning id, queue, tenant_id, task, state
     )
-    select array_agg(queue) filter (where state = 'queued'), array_agg(tenant_id) filter (where state = 'queued')
-    into v_new_queues, v_new_tenants
+    select array_agg(queue) filter (where state = 'queued'), array_agg(tenant_id) filter (where state = 'queued'),
+           array_agg(task) filter (where state = 'queued')
+    into v_new_queues, v_new_tenants, v_new_tasks
     from inserted;
 
     if exists (select from unnest(p_unique) as u where u is not null) then
@@ -499,10 +983,17 @@ begin
         delete from idempotency_key as k
         using unnest(p_tenants, p_keys, v_ids, v_status) as i(tenant, key, id, status)
         where i.status = 'not_unique' and k.tenant_id = i.tenant and k.key = i.key and k.run_id = i.id;
+        -- Numbered, but never there: their ordered sessions go on with what came after.
+        if v_order_nos is not null then
+            perform advance_sessions(array_agg(i.id), array_agg(i.tenant), array_agg(i.session), array_agg(i.no), p_notify)
+            from unnest(v_ids, p_tenants, p_sessions, v_order_nos, v_status) as i(id, tenant, session, no, status)
+            where i.status = 'not_unique' and i.no is not null
+            having count(*) > 0;
+        end if;
     end if;
 
     if v_new_queues is not null then
-        perform hold_lanes(v_new_queues, v_new_tenants);
+        perform hold_lanes(v_new_queues, v_new_tenants, v_new_tasks);
         if p_notify then
             perform notify_queues(v_new_queues);
         end if;
@@ -515,29 +1006,99 @@ begin
 end
 $$;
 
--- Moves live runs to history in their final state. The caller holds their row locks and has checked their attempts.
--- Nothing finishes before the millisecond in its id: lookups bound history by it, also where a clock stepped back.
-create function finish_runs(p_runs bigint[], p_states text[], p_outputs jsonb[], p_errors jsonb[]) returns void
-language sql
+-- Ends runs whose deadline has passed: at once as failed where they are not running, else by asking their worker, which
+-- knows the deadline itself and has most often stopped by then. p_limit at most; returns how many it ended or asked.
+create function expire_runs(p_limit integer default 1000, p_notify boolean default true) returns table (expired integer)
+language plpgsql
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
 as $$
-    with final as (
-        select i.id, i.state, i.output, i.error
-        from unnest(p_runs, p_states, p_outputs, p_errors) as i(id, state, output, error)
-    ),
-    gone as (
-        delete from run as r using final as f where r.id = f.id
+#variable_conflict use_column
+declare
+    v_now timestamptz := engine_now();
+    v_late bigint[];
+    v_idle bigint[];
+    v_asked integer;
+begin
+    perform assert_read_committed();
+    v_late := lock_ordered_sessions(array(
+        select r.id from run as r where r.deadline <= v_now and not r.cancel_requested order by r.deadline limit p_limit), false);
+    select array_agg(l.id) into v_idle
+    from (select r.id from run as r
+          where r.id = any (v_late) and r.state <> 'running' order by r.id for no key update skip locked) as l;
+    if v_idle is not null then
+        perform finish_runs(
+            v_idle, array_fill('failed'::text, array[cardinality(v_idle)]), null,
+            array_fill(jsonb_build_object('type', 'DeadlineExceeded', 'message', 'its deadline passed before it ended'),
+                       array[cardinality(v_idle)]),
+            p_notify);
+    end if;
+    -- Running ones end themselves; the request is for a worker that cannot tell the time.
+    update run as r set cancel_requested = true
+    where r.id in (select o.id from run as o
+                   where o.id = any (v_late) and o.state = 'running' and o.deadline <= v_now - interval '5 s'
+                   order by o.id for no key update skip locked);
+    get diagnostics v_asked = row_count;
+    if p_notify and v_asked > 0 then
+        perform pg_notify(current_schema() || '.cancels', '');
+    end if;
+    return query select coalesce(cardinality(v_idle), 0) + v_asked;
+end
+$$;
+
+-- Moves live runs to history in their final state, frees their slots, and lets their ordered sessions go on: not past
+-- a failed run that says that they wait for it. The caller holds the locks of the runs and of their ordered sessions, and
+-- has checked the attempts.
+-- Nothing finishes before the millisecond in its id: lookups bound history by it, also where a clock stepped back.
+create function finish_runs(p_runs bigint[], p_states text[], p_outputs jsonb[], p_errors jsonb[],
+                            p_notify boolean default true) returns void
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_queues text[];
+    v_tenants text[];
+    v_heads bigint[];
+    v_head_tenants text[];
+    v_sessions text[];
+    v_nos bigint[];
+begin
+    with gone as (
+        delete from run as r
+        using unnest(p_runs, p_states, p_outputs, p_errors) as f(id, state, output, error)
+        where r.id = f.id
         returning r.id, r.tenant_id, r.queue, r.task, f.state, r.priority, r.session_id, r.args, r.attempt,
-                  r.failures + (f.state = 'failed')::integer as failures, r.deaths, r.worker_id, r.claimed_at,
-                  f.output, coalesce(f.error, r.error) as error
+                  r.failures + (f.state = 'failed')::integer as failures, r.deaths, r.deaths_alone, r.order_no,
+                  r.on_failure, r.retry, r.worker_id, r.claimed_at, f.output, coalesce(f.error, r.error) as error
+    ),
+    kept as (
+        insert into run_history (id, tenant_id, queue, task, state, priority, session_id, args, attempt, failures, deaths,
+                                 deaths_alone, order_no, on_failure, retry, worker_id, claimed_at, finished_at, output,
+                                 error)
+        select g.id, g.tenant_id, g.queue, g.task, g.state, g.priority, g.session_id, g.args, g.attempt, g.failures,
+               g.deaths, g.deaths_alone, g.order_no, g.on_failure, g.retry, g.worker_id, g.claimed_at,
+               greatest(engine_now(), run_created_at(g.id)), g.output, g.error
+        from gone as g
     )
-    insert into run_history (id, tenant_id, queue, task, state, priority, session_id, args, attempt, failures, deaths,
-                             worker_id, claimed_at, finished_at, output, error)
-    select g.id, g.tenant_id, g.queue, g.task, g.state, g.priority, g.session_id, g.args, g.attempt, g.failures,
-           g.deaths, g.worker_id, g.claimed_at, greatest(engine_now(), run_created_at(g.id)), g.output, g.error
-    from gone as g;
+    select array_agg(g.queue) filter (where g.claimed_at is not null),
+           array_agg(g.tenant_id) filter (where g.claimed_at is not null),
+           array_agg(g.id) filter (where g.passes),
+           array_agg(g.tenant_id) filter (where g.passes),
+           array_agg(g.session_id) filter (where g.passes),
+           array_agg(g.order_no) filter (where g.passes)
+    into v_queues, v_tenants, v_heads, v_head_tenants, v_sessions, v_nos
+    from (select g.*, g.order_no is not null and not (g.state = 'failed' and g.on_failure = 'block') as passes
+          from gone as g) as g;
+    if v_queues is not null then
+        perform free_slots(v_queues, v_tenants);
+    end if;
+    if v_heads is not null then
+        perform advance_sessions(v_heads, v_head_tenants, v_sessions, v_nos, p_notify);
+    end if;
+end
 $$;
 
 -- The least id that a run enqueued on this day (UTC) can have: a partition's bound.
@@ -547,96 +1108,305 @@ as $$
     select (extract(epoch from p_day::timestamp)::bigint * 1000) << 20
 $$;
 
--- A worker says that it lives. alive is false when its peers have given it up: all its attempts are then stale.
--- cancelled: its running runs that somebody asked to cancel.
-create function heartbeat(p_worker bigint) returns table (alive boolean, cancelled bigint[])
-language plpgsql
-as $$
-declare
-    v_alive boolean;
-begin
-    update worker set heartbeat_at = engine_now() where id = p_worker;
-    v_alive := found;
-    return query
-    select v_alive,
-           coalesce((select array_agg(r.id) from run as r
-                     where r.worker_id = p_worker and r.state = 'running' and r.cancel_requested), '{}');
-end
-$$;
-
--- Makes sure that each (queue, tenant) has a lane and that nobody removes it before this transaction ends.
--- A plain `do nothing` lost runs to a concurrent removal; `do update` would hide a tenant behind an open transaction:
--- so insert, then take a key share on what is there, and again if it went away in between.
-create function hold_lanes(p_queues text[], p_tenants text[]) returns void
+-- Told of each attempt that has ended, by queue and tenant: where tenants have a limit, their lanes are looked at again.
+create function free_slots(p_queues text[], p_tenants text[]) returns void
 language plpgsql
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
 as $$
 declare
-    v_wanted integer;
+    v_queues text[];
+    v_tenants text[];
+begin
+    select array_agg(i.q), array_agg(i.t) into v_queues, v_tenants
+    from queue as q
+    join (select distinct q, t from unnest(p_queues, p_tenants) as i(q, t)) as i on i.q = q.name
+    where q.name = any (p_queues) and q.max_running_per_tenant is not null;
+    if v_queues is not null then
+        perform unpark_lanes(v_queues, v_tenants);
+    end if;
+end
+$$;
+
+-- Those of these (queue, tenant) pairs to which nothing may be added: as many runs as their queue caps are queued there.
+-- The counts are up to a second old. Where nobody counts, because no worker and no API process lives, this counts itself.
+create function full_queues(p_queues text[], p_tenants text[]) returns table (queue text, tenant_id text)
+language sql stable
+as $$
+    with capped as (
+        select distinct q.name, i.t, q.max_queued, q.max_queued_per_tenant, d.queued,
+               coalesce(d.counted_at, '-infinity') < engine_now() - interval '5 s' as unknown
+        from unnest(p_queues, p_tenants) as i(q, t)
+        join queue as q on q.name = i.q and coalesce(q.max_queued, q.max_queued_per_tenant) is not null
+        left join queue_depth as d on d.queue = q.name and d.tenant_id = ''
+    )
+    select c.name, c.t
+    from capped as c
+    where case when c.unknown then
+                   count_queued(c.name, null, c.max_queued) >= c.max_queued
+                   or count_queued(c.name, c.t, c.max_queued_per_tenant) >= c.max_queued_per_tenant
+               else
+                   c.queued >= c.max_queued
+                   or exists (select from queue_depth as d
+                              where d.queue = c.name and d.tenant_id = c.t and d.queued >= c.max_queued_per_tenant) end
+$$;
+
+-- A worker says that it lives. alive is false when its peers have given it up: all its attempts are then stale.
+--   cancelled  its running runs that somebody asked to cancel
+--   suspects   whether a run of its queues waits for a worker that runs nothing else: see claim_suspect
+create function heartbeat(p_worker bigint) returns table (alive boolean, cancelled bigint[], suspects boolean)
+language plpgsql
+as $$
+declare
+    v_worker worker;
+begin
+    update worker as w set heartbeat_at = engine_now() where w.id = p_worker returning w.* into v_worker;
+    return query
+    select v_worker.id is not null,
+           coalesce((select array_agg(r.id) from run as r
+                     where r.worker_id = p_worker and r.state = 'running' and r.cancel_requested), '{}'),
+           exists (select from run as r where r.queue = any (v_worker.queues) and r.state = 'queued' and r.suspect);
+end
+$$;
+
+-- Makes sure that each (queue, tenant, task) has a lane and that nobody removes it before this transaction ends.
+-- A plain `do nothing` lost runs to a concurrent removal; `do update` would hide a tenant behind an open transaction:
+-- so insert, then take a key share on what is there, and again if it went away in between.
+-- A lane that begins, begins level with the least active one: what its tenant did not use earlier is not owed to it.
+create function hold_lanes(p_queues text[], p_tenants text[], p_tasks text[]) returns void
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_queues text[];
+    v_tenants text[];
+    v_tasks text[];
     v_held integer;
 begin
-    select count(*) into v_wanted
-    from (select distinct q, t from unnest(p_queues, p_tenants) as w(q, t)) as w;
+    select array_agg(w.q), array_agg(w.t), array_agg(w.k) into v_queues, v_tenants, v_tasks
+    from (select distinct q, t, k from unnest(p_queues, p_tenants, p_tasks) as w(q, t, k)) as w;
     loop
-        insert into lane (queue, tenant_id, virtual_time)
-        select w.q, w.t,
-               coalesce((select min(l.virtual_time) from lane as l where l.queue = w.q), 0)
-        from (select distinct q, t from unnest(p_queues, p_tenants) as w(q, t)) as w
-        where not exists (select from lane as l where l.queue = w.q and l.tenant_id = w.t)
-        order by w.q, w.t
-        on conflict do nothing;
-
         select count(*) into v_held
         from (
             select from lane as l
-            join (select distinct q, t from unnest(p_queues, p_tenants) as w(q, t)) as w
-                on l.queue = w.q and l.tenant_id = w.t
-            order by l.queue, l.tenant_id
+            join unnest(v_queues, v_tenants, v_tasks) as w(q, t, k)
+                on l.queue = w.q and l.tenant_id = w.t and l.task = w.k
+            order by l.queue, l.tenant_id, l.task
             for key share of l
         ) as held;
-        exit when v_held = v_wanted;
+        exit when v_held = cardinality(v_queues);
+
+        insert into lane (queue, tenant_id, task, virtual_time)
+        select w.q, w.t, w.k, f.virtual_time
+        from unnest(v_queues, v_tenants, v_tasks) as w(q, t, k)
+        join (select d.q, least_virtual_time(d.q) as virtual_time
+              from (select distinct q from unnest(v_queues) as u(q)) as d) as f on f.q = w.q
+        where not exists (select from lane as l where l.queue = w.q and l.tenant_id = w.t and l.task = w.k)
+        order by w.q, w.t, w.k
+        on conflict do nothing;
     end loop;
 end
 $$;
 
--- Locks the p_limit lanes of a queue with the least virtual time, but those in p_passed; the tenants in that order, or
--- null where there is no lane. Lanes that another claim holds are skipped; where it holds them all, this one waits for
--- one a moment: with one tenant alone, two workers would otherwise find the queue empty in turns.
-create function lock_lanes(p_queue text, p_passed text[], p_limit integer) returns text[]
-language plpgsql
+-- Whether a lane has a run for claims to take. Looks from its floor on, as they do: what a floor hides by mistake, the
+-- sweep brings back with a lane of its own.
+create function lane_has_runs(p_lane lane) returns boolean
+language plpgsql volatile
+set enable_hashjoin = off
+set enable_mergejoin = off
 set enable_seqscan = off
 as $$
-declare
-    v_tenants text[];
+begin
+    return exists (
+            select from run as r
+            where r.queue = p_lane.queue and r.tenant_id = p_lane.tenant_id and r.task = p_lane.task
+              and r.state = 'queued' and not r.fresh and not r.suspect)
+        or exists (
+            select from run as r
+            where r.queue = p_lane.queue and r.tenant_id = p_lane.tenant_id and r.task = p_lane.task
+              and r.state = 'queued' and r.fresh
+              and (-r.priority, r.id) > (coalesce(-p_lane.floor_priority, -2147483648), coalesce(p_lane.floor_id, 0)))
+        or exists (
+            select from run as r
+            where r.queue = p_lane.queue and r.tenant_id = p_lane.tenant_id and r.task = p_lane.task
+              and r.state = 'queued' and r.fresh and -r.priority < -p_lane.floor_priority);
+end
+$$;
+
+-- The tasks that have lanes in a queue which are not parked: one index descent for each task, however many lanes it has.
+create function lane_tasks(p_queue text) returns text[]
+language sql stable
+as $$
+    with recursive found as (
+        (select l.task from lane as l where l.queue = p_queue and not l.parked order by l.task limit 1)
+        union all
+        select (select l.task from lane as l
+                where l.queue = p_queue and not l.parked and l.task > f.task order by l.task limit 1)
+        from found as f
+        where f.task is not null
+    )
+    select array_agg(f.task) from found as f where f.task is not null
+$$;
+
+-- The virtual time at which a lane of this queue begins: the least of the lanes that claims look at; 0 if there is none.
+create function least_virtual_time(p_queue text) returns double precision
+language sql stable
+set enable_seqscan = off
+as $$
+    select coalesce(min(h.virtual_time), 0)
+    from unnest(lane_tasks(p_queue)) as t(task)
+    cross join lateral (
+        select l.virtual_time from lane as l
+        where l.queue = p_queue and l.task = t.task and not l.parked
+        order by l.virtual_time
+        limit 1
+    ) as h
+$$;
+
+-- Locks the p_limit lanes of a queue and of these tasks with the least virtual time, but those in p_passed
+-- ('tenant/task'); their tenants and tasks in that order, or nulls where there is no lane. A tenant's lanes go together,
+-- or one with many tasks would have its turn many times. Lanes that another claim holds are skipped; where it holds them
+-- all, this one waits for one a moment: with one tenant alone, two workers would otherwise find the queue empty in turns.
+create function lock_lanes(p_queue text, p_tasks text[], p_passed text[], p_limit integer,
+                           out tenants text[], out tasks text[])
+language plpgsql
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
 begin
     for v_try in 1..2 loop
-        select array_agg(l.tenant_id) into v_tenants
-        from (
-            select l.tenant_id
-            from lane as l
-            where l.queue = p_queue and l.tenant_id <> all (p_passed)
-            order by l.virtual_time
+        with least as materialized (
+            select h.tenant_id, h.task, h.virtual_time
+            from unnest(p_tasks) as t(task)
+            cross join lateral (
+                select l.tenant_id, l.task, l.virtual_time
+                from lane as l
+                where l.queue = p_queue and l.task = t.task and not l.parked
+                  and (p_passed = '{}' or l.tenant_id || '/' || l.task <> all (p_passed))
+                order by l.virtual_time
+                limit p_limit
+                for no key update skip locked
+            ) as h
+            order by h.virtual_time
             limit p_limit
-            for no key update skip locked
-        ) as l;
-        exit when v_tenants is not null or v_try = 2;
+        ),
+        siblings as materialized (
+            select l.tenant_id, l.task, l.virtual_time
+            from (select distinct e.tenant_id from least as e) as e
+            join lane as l on l.queue = p_queue and l.tenant_id = e.tenant_id
+            where cardinality(p_tasks) > 1 and l.task = any (p_tasks) and not l.parked
+              and not exists (select from least as f where f.tenant_id = l.tenant_id and f.task = l.task)
+              and (p_passed = '{}' or l.tenant_id || '/' || l.task <> all (p_passed))
+            for no key update of l skip locked
+        )
+        select array_agg(e.tenant_id order by e.virtual_time), array_agg(e.task order by e.virtual_time)
+        into tenants, tasks
+        from (select * from least union all select * from siblings) as e;
+        exit when tenants is not null or v_try = 2;
         begin
             -- Longer than a claim takes, shorter than anybody would notice.
             set local lock_timeout = '20ms';
             perform from lane as l
-            where l.queue = p_queue and l.tenant_id <> all (p_passed)
-            order by l.virtual_time
+            where l.queue = p_queue and l.task = any (p_tasks) and not l.parked
+              and (p_passed = '{}' or l.tenant_id || '/' || l.task <> all (p_passed))
             limit 1
             for no key update;
             exit when not found;
             set local lock_timeout = 0;
         exception when lock_not_available then
-            return null;
+            return;
         end;
     end loop;
-    return v_tenants;
+end
+$$;
+
+-- Locks the ordered sessions of these runs, sorted. Returns those of the runs that may be touched now: the ones that are
+-- not ordered, and those whose session is locked. p_wait false: a session that somebody else holds is left out.
+create function lock_ordered_sessions(p_runs bigint[], p_wait boolean) returns bigint[]
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_tenants text[];
+    v_sessions text[];
+begin
+    select array_agg(o.tenant_id), array_agg(o.session_id) into v_tenants, v_sessions
+    from (select distinct r.tenant_id, r.session_id from run as r
+          where r.id = any (p_runs) and r.order_no is not null) as o;
+    if v_tenants is null then
+        return p_runs;
+    end if;
+    if p_wait then
+        perform from ordered_session as s
+        join unnest(v_tenants, v_sessions) as o(t, s) on s.tenant_id = o.t and s.session_id = o.s
+        order by s.tenant_id, s.session_id
+        for no key update of s;
+        return p_runs;
+    end if;
+    return array(
+        with locked as materialized (
+            select s.tenant_id, s.session_id
+            from ordered_session as s
+            join unnest(v_tenants, v_sessions) as o(t, s) on s.tenant_id = o.t and s.session_id = o.s
+            order by s.tenant_id, s.session_id
+            for no key update of s skip locked
+        )
+        select i.id
+        from unnest(p_runs) as i(id)
+        left join run as r on r.id = i.id
+        where r.order_no is null
+           or exists (select from locked as l where l.tenant_id = r.tenant_id and l.session_id = r.session_id));
+end
+$$;
+
+-- How many runs of a queue may start now, p_wanted at most, and how many one tenant may have running (null: any number).
+-- A queue with limits is locked until the caller's transaction ends, so that nobody else starts runs of it meanwhile; its
+-- running rows are then counted in a statement of their own, which sees what was committed before the lock. A slot is
+-- a running row: nothing can leak.
+--   p_wait  whether to wait for another claim of the queue. A caller who holds locks of an earlier queue does not.
+create function lock_queue(p_queue text, p_wanted integer, p_wait boolean default true,
+                           out room integer, out per_tenant integer)
+language plpgsql
+set enable_seqscan = off
+as $$
+declare
+    v_queue queue;
+begin
+    select q.* into v_queue from queue as q where q.name = p_queue;
+    if v_queue.name is null or v_queue.paused then
+        room := 0;
+        return;
+    end if;
+    room := p_wanted;
+    if coalesce(v_queue.max_running, v_queue.max_running_per_tenant, v_queue.starts_per_period) is null then
+        return;
+    end if;
+    if p_wait then
+        select q.* into v_queue from queue as q where q.name = p_queue for no key update;
+    else
+        select q.* into v_queue from queue as q where q.name = p_queue for no key update skip locked;
+    end if;
+    if v_queue.name is null or v_queue.paused then
+        room := 0;
+        return;
+    end if;
+    per_tenant := v_queue.max_running_per_tenant;
+    if v_queue.max_running is not null then
+        room := least(room, v_queue.max_running - (
+            select count(*)
+            from (select from run as r where r.queue = p_queue and r.state = 'running' limit v_queue.max_running) as slot));
+    end if;
+    if v_queue.starts_per_period is not null and v_queue.period_started_at + v_queue.period > engine_now() then
+        room := least(room, v_queue.starts_per_period - v_queue.period_starts);
+    else
+        room := least(room, v_queue.starts_per_period);
+    end if;
 end
 $$;
 
@@ -653,6 +1423,127 @@ language sql
 as $$
     select pg_notify(current_schema() || '.runs', q)
     from (select distinct q from unnest(p_queues) as q) as d
+$$;
+
+-- Numbers runs that are about to be enqueued in their ordered sessions, and locks those until the caller's transaction
+-- ends: the numbers are the order in which the runs were committed, which ids are not. head: nothing is before it.
+--   p_kinds  skip | block; null: this one is not ordered, and gets nulls
+-- Session by session, in one order for everybody: it inserts and locks, and two who did both for several sessions at
+-- once could wait for one another.
+create function number_ordered_runs(p_ids bigint[], p_tenants text[], p_sessions text[], p_kinds text[])
+returns table (ord bigint, order_no bigint, head boolean)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_each record;
+    v_session ordered_session;
+begin
+    for v_each in
+        select i.ord, i.id, i.tenant, i.session, i.kind
+        from unnest(p_ids, p_tenants, p_sessions, p_kinds) with ordinality as i(id, tenant, session, kind, ord)
+        order by i.tenant, i.session, i.ord
+    loop
+        ord := v_each.ord;
+        order_no := null;
+        head := null;
+        if v_each.kind is not null then
+            if v_each.session is null or v_each.kind not in ('skip', 'block') then
+                raise exception 'order % without a session, or not skip or block', quote_nullable(v_each.kind)
+                    using errcode = 'HW016', hint = 'an ordered run names its session and what its failure does to it';
+            end if;
+            if v_session.tenant_id is distinct from v_each.tenant or v_session.session_id is distinct from v_each.session then
+                loop
+                    insert into ordered_session (tenant_id, session_id, last_no, head_id)
+                    values (v_each.tenant, v_each.session, 0, v_each.id)
+                    on conflict do nothing;
+                    select s.* into v_session from ordered_session as s
+                    where s.tenant_id = v_each.tenant and s.session_id = v_each.session
+                    for no key update;
+                    exit when found;
+                end loop;
+            end if;
+            v_session.last_no := v_session.last_no + 1;
+            update ordered_session as s set last_no = v_session.last_no
+            where s.tenant_id = v_each.tenant and s.session_id = v_each.session;
+            order_no := v_session.last_no;
+            head := v_session.head_id = v_each.id;
+        end if;
+        return next;
+    end loop;
+end
+$$;
+
+-- Those of p_tasks (null: all that have lanes in the queue) that nobody has paused.
+create function open_tasks(p_queue text, p_tasks text[]) returns text[]
+language sql stable
+as $$
+    select array_agg(t.name)
+    from unnest(coalesce(p_tasks, lane_tasks(p_queue))) as t(name)
+    where not exists (select from task as k where k.name = t.name and k.paused)
+$$;
+
+-- Pauses a queue, or lets it go on: no run of it starts while it is paused; those that run go on to their end.
+create function pause_queue(p_queue text, p_paused boolean default true) returns queue
+language plpgsql
+as $$
+declare
+    v_queue queue;
+begin
+    update queue as q set paused = p_paused where q.name = p_queue returning q.* into v_queue;
+    if not found then
+        raise exception 'queue % is unknown', quote_literal(p_queue)
+            using errcode = 'HW021', hint = 'queues come with their first task, run or limit: select * from ops.queues';
+    end if;
+    if not p_paused then
+        perform notify_queues(array[p_queue]);
+    end if;
+    return v_queue;
+end
+$$;
+
+-- Pauses a task of all tenants, or lets it go on: no run of it starts while it is paused.
+create function pause_task(p_task text, p_paused boolean default true) returns task
+language plpgsql
+as $$
+declare
+    v_task task;
+begin
+    update task as t set paused = p_paused where t.name = p_task returning t.* into v_task;
+    if not found then
+        raise exception 'task % is unknown', quote_literal(p_task)
+            using errcode = 'HW014', hint = 'workers register their tasks as they start: select name from task';
+    end if;
+    if not p_paused then
+        perform notify_queues(array(select distinct l.queue from lane as l where l.task = p_task));
+    end if;
+    return v_task;
+end
+$$;
+
+-- Pauses a tenant in all queues, or lets it go on: no run of it starts while it is paused.
+create function pause_tenant(p_tenant text, p_paused boolean default true) returns tenant
+language plpgsql
+as $$
+declare
+    v_tenant tenant;
+    v_queues text[];
+begin
+    update tenant as t set paused = p_paused where t.id = p_tenant returning t.* into v_tenant;
+    if not found then
+        raise exception 'tenant % is unknown', quote_literal(p_tenant)
+            using errcode = 'HW009', hint = 'create it first: select * from create_tenant(...)';
+    end if;
+    if not p_paused then
+        v_queues := array(select distinct l.queue from lane as l where l.tenant_id = p_tenant);
+        perform unpark_lanes(v_queues, array_fill(p_tenant, array[cardinality(v_queues)]));
+        perform notify_queues(v_queues);
+    end if;
+    return v_tenant;
+end
 $$;
 
 -- Makes the day partitions of history and checkpoints from today to p_days ahead. Called by maintenance, any number
@@ -723,10 +1614,10 @@ as $$
     returning id
 $$;
 
--- Removes those of these tenants' lanes in one queue that have no queued run. Returns how many went.
+-- Removes those of these (tenant, task) lanes in one queue that have no queued run. Returns how many went.
 -- Lanes that an enqueuing transaction holds are left to it. The second statement is the recheck: a run committed
 -- before the lock was taken is visible to it.
-create function remove_empty_lanes(p_queue text, p_tenants text[]) returns integer
+create function remove_empty_lanes(p_queue text, p_tenants text[], p_tasks text[]) returns integer
 language plpgsql
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -734,27 +1625,24 @@ set enable_seqscan = off
 as $$
 declare
     v_tenants text[];
+    v_tasks text[];
     v_removed integer;
 begin
-    select array_agg(e.tenant_id) into v_tenants
+    select array_agg(e.tenant_id), array_agg(e.task) into v_tenants, v_tasks
     from (
-        select l.tenant_id
-        from lane as l
-        where l.queue = p_queue and l.tenant_id = any (p_tenants)
-          and not exists (
-              select from run as r
-              where r.queue = l.queue and r.tenant_id = l.tenant_id and r.state = 'queued')
-        order by l.tenant_id
+        select l.tenant_id, l.task
+        from unnest(p_tenants, p_tasks) as i(tenant_id, task)
+        join lane as l on l.queue = p_queue and l.tenant_id = i.tenant_id and l.task = i.task
+        where not lane_has_runs(l)
+        order by l.tenant_id, l.task
         for update of l skip locked
     ) as e;
     if v_tenants is null then
         return 0;
     end if;
     delete from lane as l
-    where l.queue = p_queue and l.tenant_id = any (v_tenants)
-      and not exists (
-          select from run as r
-          where r.queue = l.queue and r.tenant_id = l.tenant_id and r.state = 'queued');
+    using unnest(v_tenants, v_tasks) as i(tenant_id, task)
+    where l.queue = p_queue and l.tenant_id = i.tenant_id and l.task = i.task and not lane_has_runs(l);
     get diagnostics v_removed = row_count;
     return v_removed;
 end
@@ -762,6 +1650,7 @@ $$;
 
 -- Brings failed and cancelled runs back to their queue. Checkpoints stay, so a workflow goes on from its last
 -- finished step; the attempt number goes on too, so no writer of an older attempt can come back to life.
+-- An ordered run whose session waits for it keeps its place; any other goes to its session's end.
 -- p_tenant null: any tenant's (operators). status: requeued | live (not finished) | succeeded | unknown.
 create function requeue_runs(p_tenant text, p_runs bigint[], p_notify boolean default true)
 returns table (run_id bigint, status text)
@@ -772,34 +1661,69 @@ set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
-    v_back bigint[];
+    v_back run_history[];
+    v_nos bigint[];
+    v_heads boolean[];
+    v_requeued bigint[];
     v_queues text[];
     v_tenants text[];
+    v_tasks text[];
     v_oldest timestamptz := (select run_created_at(min(i)) from unnest(p_runs) as i);
 begin
     perform assert_read_committed();
+    -- Ordered sessions before the runs; a row of history that another requeue took meanwhile is gone by the next statement.
+    perform from ordered_session as s
+    where (s.tenant_id, s.session_id) in (
+        select h.tenant_id, h.session_id from run_history as h
+        where h.id = any (p_runs) and h.finished_at >= v_oldest and h.order_no is not null)
+    order by s.tenant_id, s.session_id
+    for no key update;
     with back as (
         delete from run_history as h
         where h.id = any (p_runs) and h.finished_at >= v_oldest and h.state in ('failed', 'cancelled')
           and (p_tenant is null or h.tenant_id = p_tenant)
-        returning h.*
-    ),
-    live as (
-        insert into run (id, tenant_id, queue, task, state, priority, session_id, args, attempt, error)
-        select b.id, b.tenant_id, b.queue, b.task, 'queued', b.priority, b.session_id, b.args, b.attempt, b.error
-        from back as b
-        returning id, queue, tenant_id
+        returning h as run
     )
-    select array_agg(l.id), array_agg(l.queue), array_agg(l.tenant_id) into v_back, v_queues, v_tenants from live as l;
+    select array_agg(b.run order by (b.run).id) into v_back from back as b;
     if v_back is not null then
-        perform hold_lanes(v_queues, v_tenants);
-        if p_notify then
-            perform notify_queues(v_queues);
+        if exists (select from unnest(v_back) as b where b.order_no is not null) then
+            -- A head that its session waits for is not numbered anew.
+            select array_agg(coalesce(n.order_no, b.order_no) order by n.ord), array_agg(n.head order by n.ord)
+            into v_nos, v_heads
+            from number_ordered_runs(
+                array(select b.id from unnest(v_back) as b order by b.id),
+                array(select b.tenant_id from unnest(v_back) as b order by b.id),
+                array(select b.session_id from unnest(v_back) as b order by b.id),
+                array(select case when not exists (select from ordered_session as s
+                                                   where s.tenant_id = b.tenant_id and s.session_id = b.session_id
+                                                     and s.head_id = b.id) then b.on_failure end
+                      from unnest(v_back) as b order by b.id)) as n
+            join unnest(v_back) with ordinality as b on b.ordinality = n.ord;
+        end if;
+        with live as (
+            insert into run (id, tenant_id, queue, task, state, fresh, priority, session_id, args, attempt, error, order_no,
+                             on_failure, retry)
+            select b.id, b.tenant_id, b.queue, b.task, case when not v_heads[i.ord] then 'blocked' else 'queued' end, false,
+                   b.priority, b.session_id, b.args, b.attempt, b.error, v_nos[i.ord],
+                   case when v_nos[i.ord] is not null then b.on_failure end, b.retry
+            from generate_subscripts(v_back, 1) as i(ord)
+            cross join lateral (select (v_back[i.ord]).*) as b
+            returning id, queue, tenant_id, task, state
+        )
+        select array_agg(l.id), array_agg(l.queue) filter (where l.state = 'queued'),
+               array_agg(l.tenant_id) filter (where l.state = 'queued'), array_agg(l.task) filter (where l.state = 'queued')
+        into v_requeued, v_queues, v_tenants, v_tasks
+        from live as l;
+        if v_queues is not null then
+            perform hold_lanes(v_queues, v_tenants, v_tasks);
+            if p_notify then
+                perform notify_queues(v_queues);
+            end if;
         end if;
     end if;
     return query
     select i.id,
-           case when i.id = any (v_back) then 'requeued'
+           case when i.id = any (v_requeued) then 'requeued'
                 when exists (select from run as r
                              where r.id = i.id and (p_tenant is null or r.tenant_id = p_tenant)) then 'live'
                 when exists (select from run_history as h
@@ -810,38 +1734,65 @@ begin
 end
 $$;
 
--- Takes the running runs away from these workers and queues them again, p_limit at most, from their last checkpoint.
--- Returns how many.
-create function requeue_workers_runs(p_workers bigint[], p_limit integer, p_notify boolean) returns integer
+-- Takes the running runs away from these workers, which died, and queues them again from their last checkpoint, p_limit
+-- at most. Returns how many.
+-- Dying in company proves nothing: a deploy or a lost machine takes hundreds along. A run that dies a second time is
+-- suspect and next runs alone, and only deaths there count against it: p_alone of them, and it has failed. So a run that
+-- kills its worker ends, and none of the hundreds beside it does.
+-- Ordered runs whose session is held by somebody else are left for the next call.
+create function requeue_workers_runs(p_workers bigint[], p_limit integer, p_notify boolean, p_alone integer default 3)
+returns integer
 language plpgsql
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
 as $$
 declare
+    c_chance constant integer := 2;  -- deaths in company that may be somebody else's doing
     v_runs bigint[];
+    v_poison bigint[];
     v_queues text[];
     v_tenants text[];
+    v_tasks text[];
 begin
-    with lost as (
+    v_runs := lock_ordered_sessions(array(
         select r.id from run as r
         where r.worker_id = any (p_workers) and r.state = 'running'
         order by r.id
-        limit p_limit
+        limit p_limit), false);
+    with lost as (
+        select r.id from run as r
+        where r.id = any (v_runs) and r.worker_id = any (p_workers) and r.claimed_at is not null
+        order by r.id
         for no key update skip locked
     ),
     requeued as (
         update run as r
-        set state = 'queued', worker_id = null, claimed_at = null, deaths = r.deaths + 1
+        set state = 'queued', fresh = false, worker_id = null, claimed_at = null,
+            deaths = r.deaths + 1, deaths_alone = r.deaths_alone + r.suspect::integer,
+            suspect = r.deaths + 1 >= c_chance
         from lost as l where r.id = l.id
-        returning r.id, r.queue, r.tenant_id
+        returning r.id, r.queue, r.tenant_id, r.task, r.deaths_alone >= p_alone as poison
     )
-    select array_agg(q.id), array_agg(q.queue), array_agg(q.tenant_id) into v_runs, v_queues, v_tenants from requeued as q;
+    select array_agg(q.id), array_agg(q.queue), array_agg(q.tenant_id), array_agg(q.task),
+           array_agg(q.id) filter (where q.poison)
+    into v_runs, v_queues, v_tenants, v_tasks, v_poison
+    from requeued as q;
     if v_queues is null then
         return 0;
     end if;
-    perform hold_lanes(v_queues, v_tenants);
+    if v_poison is not null then
+        perform finish_runs(
+            v_poison, array_fill('failed'::text, array[cardinality(v_poison)]), null,
+            array_fill(jsonb_build_object(
+                'type', 'WorkerDied',
+                'message', format('its worker died %s times while nothing else ran on it', p_alone)),
+                array[cardinality(v_poison)]),
+            p_notify);
+    end if;
+    perform hold_lanes(v_queues, v_tenants, v_tasks);
     perform end_cancelled_runs(v_runs);
+    perform free_slots(v_queues, v_tenants);
     if p_notify then
         perform notify_queues(v_queues);
     end if;
@@ -852,7 +1803,9 @@ $$;
 -- Finds workers whose heartbeat is older than p_stale and gives their runs back to the queue. Any peer may call it.
 -- A worker that was only asleep finds its row gone and every write of its old attempts refused.
 -- Stock procrastinate workers say that they live every 10 s, and count as dead after 30: so do theirs here at least.
-create function rescue_runs(p_stale interval, p_limit integer default 10000, p_notify boolean default true)
+--   p_alone  how often a run's worker may die while nothing else runs on it before the run has failed
+create function rescue_runs(p_stale interval, p_limit integer default 10000, p_notify boolean default true,
+                            p_alone integer default 3)
 returns table (workers integer, runs integer)
 language plpgsql
 as $$
@@ -873,7 +1826,7 @@ begin
         return query select 0, 0;
         return;
     end if;
-    v_runs := requeue_workers_runs(v_workers, p_limit, p_notify);
+    v_runs := requeue_workers_runs(v_workers, p_limit, p_notify, p_alone);
     -- A worker's row goes last: while it stays, the next call finds what this one's limit left over.
     delete from worker as w
     where w.id = any (v_workers)
@@ -889,6 +1842,122 @@ as $$
     select to_timestamp((p_id >> 20) / 1000.0)
 $$;
 
+-- Changes a queue's limits, which hold from the next claim or enqueue on; makes the queue where there is none.
+--   p_limits  {"max_running", "max_running_per_tenant", "starts_per_period", "period_s", "max_queued",
+--             "max_queued_per_tenant"}: a number sets, null removes, what is absent stays
+create function set_queue_limits(p_queue text, p_limits jsonb) returns queue
+language plpgsql
+as $$
+declare
+    c_known constant text[] := array['max_running', 'max_running_per_tenant', 'starts_per_period', 'period_s', 'max_queued',
+                                     'max_queued_per_tenant'];
+    v_key text;
+    v_value jsonb;
+    v_queue queue;
+begin
+    for v_key, v_value in select * from jsonb_each(p_limits) loop
+        if v_key <> all (c_known) then
+            raise exception 'there is no limit %', quote_literal(v_key)
+                using errcode = 'HW016', hint = 'use ' || array_to_string(c_known, ', ');
+        end if;
+        if v_key = 'period_s' and v_value <> 'null' then
+            if jsonb_typeof(v_value) <> 'number' or v_value::numeric not between 0.001 and 31536000 then
+                raise exception 'period_s is %', v_value
+                    using errcode = 'HW016', hint = 'give seconds, from 0.001 to a year';
+            end if;
+        elsif v_value <> 'null'
+            and (jsonb_typeof(v_value) <> 'number' or v_value::numeric not between 0 and 2147483647
+                 or v_value::numeric <> trunc(v_value::numeric)) then
+            raise exception 'the limit % is %', v_key, v_value
+                using errcode = 'HW016', hint = 'give a whole number from 0 on, or null for none';
+        end if;
+    end loop;
+    if p_queue !~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$' then
+        raise exception 'queue % is not a name', quote_literal(p_queue)
+            using errcode = 'HW016', hint = 'use up to 128 letters, digits and . _ : - beginning with a letter or digit';
+    end if;
+    insert into queue (name) values (p_queue) on conflict do nothing;
+    select q.* into v_queue from queue as q where q.name = p_queue for no key update;
+    v_queue := jsonb_populate_record(
+        v_queue,
+        (p_limits - 'period_s')
+        || case when p_limits ? 'period_s'
+                then jsonb_build_object('period', case when p_limits ->> 'period_s' is not null
+                                                       then (p_limits ->> 'period_s') || ' seconds' end)
+                else '{}' end);
+    if (v_queue.starts_per_period is null) <> (v_queue.period is null) then
+        raise exception 'starts_per_period % and a period of % do not belong together',
+            coalesce(v_queue.starts_per_period::text, 'null'), coalesce(v_queue.period::text, 'null')
+            using errcode = 'HW016', hint = 'set both starts_per_period and period_s, or remove both';
+    end if;
+    update queue as q
+    set max_running = v_queue.max_running, max_running_per_tenant = v_queue.max_running_per_tenant,
+        starts_per_period = v_queue.starts_per_period, period = v_queue.period, max_queued = v_queue.max_queued,
+        max_queued_per_tenant = v_queue.max_queued_per_tenant
+    where q.name = p_queue
+    returning q.* into v_queue;
+    -- What was counted was counted up to the old caps.
+    delete from queue_depth as d where d.queue = p_queue;
+    perform unpark_queue(p_queue);
+    perform notify_queues(array[p_queue]);
+    return v_queue;
+end
+$$;
+
+-- Changes a tenant's share of each queue beside the other tenants' shares; 1 is where everybody begins.
+create function set_tenant_weight(p_tenant text, p_weight double precision) returns tenant
+language plpgsql
+as $$
+declare
+    v_tenant tenant;
+begin
+    if p_weight is null or p_weight not between 0.001 and 1000 then
+        raise exception 'weight % cannot be used', p_weight
+            using errcode = 'HW016', hint = 'give a number from 0.001 to 1000';
+    end if;
+    update tenant as t set weight = p_weight where t.id = p_tenant returning t.* into v_tenant;
+    if not found then
+        raise exception 'tenant % is unknown', quote_literal(p_tenant)
+            using errcode = 'HW009', hint = 'create it first: select * from create_tenant(...)';
+    end if;
+    return v_tenant;
+end
+$$;
+
+-- Lets claims look at these (queue, tenant) lanes again. Wrongly done, the next claim parks them anew.
+-- Locks first: a claim that is about to park such a lane has it locked, and its decision, made before what happened here,
+-- must not come last.
+create function unpark_lanes(p_queues text[], p_tenants text[]) returns void
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+begin
+    perform from lane as l
+    join unnest(p_queues, p_tenants) as i(q, t) on l.queue = i.q and l.tenant_id = i.t
+    order by l.queue, l.tenant_id, l.task
+    for no key update of l;
+    if found then
+        update lane as l
+        set parked = false, virtual_time = greatest(l.virtual_time, least_virtual_time(l.queue))
+        from unnest(p_queues, p_tenants) as i(q, t)
+        where l.queue = i.q and l.tenant_id = i.t and l.parked;
+    end if;
+end
+$$;
+
+-- Lets claims look at every lane of a queue again.
+create function unpark_queue(p_queue text) returns void
+language plpgsql
+as $$
+declare
+    v_tenants text[] := array(select distinct l.tenant_id from lane as l where l.queue = p_queue);
+begin
+    perform unpark_lanes(array_fill(p_queue, array[cardinality(v_tenants)]), v_tenants);
+end
+$$;
+
 -- A worker leaves in order: what it could not finish goes back to the queue at once, without counting a death.
 create function unregister_worker(p_worker bigint, p_notify boolean default true) returns table (released integer)
 language plpgsql
@@ -898,19 +1967,24 @@ declare
     v_runs bigint[];
     v_queues text[];
     v_tenants text[];
+    v_tasks text[];
 begin
     perform assert_read_committed();
+    perform lock_ordered_sessions(
+        array(select r.id from run as r where r.worker_id = p_worker and r.state = 'running' and r.cancel_requested), true);
     with released as (
         update run as r
-        set state = 'queued', worker_id = null, claimed_at = null
+        set state = 'queued', fresh = false, worker_id = null, claimed_at = null
         where r.id in (select o.id from run as o
                        where o.worker_id = p_worker and o.state = 'running' order by o.id for no key update)
-        returning r.id, r.queue, r.tenant_id
+        returning r.id, r.queue, r.tenant_id, r.task
     )
-    select array_agg(q.id), array_agg(q.queue), array_agg(q.tenant_id) into v_runs, v_queues, v_tenants from released as q;
+    select array_agg(q.id), array_agg(q.queue), array_agg(q.tenant_id), array_agg(q.task)
+    into v_runs, v_queues, v_tenants, v_tasks from released as q;
     if v_queues is not null then
-        perform hold_lanes(v_queues, v_tenants);
+        perform hold_lanes(v_queues, v_tenants, v_tasks);
         perform end_cancelled_runs(v_runs);
+        perform free_slots(v_queues, v_tenants);
         if p_notify then
             perform notify_queues(v_queues);
         end if;
@@ -933,6 +2007,7 @@ declare
     v_now timestamptz := engine_now();
     v_queues text[];
     v_tenants text[];
+    v_tasks text[];
 begin
     perform assert_read_committed();
     with due as (
@@ -943,12 +2018,12 @@ begin
         for no key update skip locked
     ),
     woken as (
-        update run as r set state = 'queued' from due as d where r.id = d.id
-        returning r.queue, r.tenant_id
+        update run as r set state = 'queued', fresh = false from due as d where r.id = d.id
+        returning r.queue, r.tenant_id, r.task
     )
-    select array_agg(w.queue), array_agg(w.tenant_id) into v_queues, v_tenants from woken as w;
+    select array_agg(w.queue), array_agg(w.tenant_id), array_agg(w.task) into v_queues, v_tenants, v_tasks from woken as w;
     if v_queues is not null then
-        perform hold_lanes(v_queues, v_tenants);
+        perform hold_lanes(v_queues, v_tenants, v_tasks);
         if p_notify then
             perform notify_queues(v_queues);
         end if;
@@ -1014,8 +2089,12 @@ declare
     v_status text[] := array_fill('ok'::text, array[cardinality(p_runs)]);
     v_repeated text[] := '{}';
     v_again bigint[];
+    v_again_queues text[];
+    v_again_tenants text[];
     v_queues text[];
     v_tenants text[];
+    v_tasks text[];
+    v_ordered bigint[];
     v_events boolean := 'event' = any (p_kinds);
 begin
     perform assert_read_committed();
@@ -1026,15 +2105,20 @@ begin
     end if;
 
     -- "Running", said so that no partial index matches: the planner would join through one of them, row by row.
-    select coalesce(array_agg(l.id), '{}') into v_mine
+    select coalesce(array_agg(l.id), '{}'), array_agg(l.id) filter (where l.order_no is not null) into v_mine, v_ordered
     from (
-        select r.id
+        select r.id, r.order_no
         from (select distinct run_id, attempt from unnest(p_runs, p_attempts) as i(run_id, attempt)) as i
         join run as r on r.id = i.run_id and r.attempt = i.attempt and r.claimed_at is not null
         where r.id <> all (v_busy)
         order by r.id
         for no key update of r skip locked
     ) as l;
+
+    -- An ordered run ends under its session's lock. That is taken late, but never waited for.
+    if v_ordered is not null then
+        v_mine := lock_ordered_sessions(v_mine, false);
+    end if;
 
     if cardinality(v_mine) < (
         select count(*)
@@ -1082,7 +2166,7 @@ begin
         perform finish_runs(
             array_agg(i.run_id), array_agg(i.name),
             array_agg(case when i.name = 'succeeded' then i.body::jsonb end),
-            array_agg(case when i.name <> 'succeeded' then i.body::jsonb end))
+            array_agg(case when i.name <> 'succeeded' then i.body::jsonb end), p_notify)
         from unnest(v_live, p_kinds, p_names, p_bodies) as i(run_id, kind, name, body)
         where i.kind = 'outcome' and i.name in ('succeeded', 'failed', 'cancelled') and i.run_id is not null
         having count(*) > 0;
@@ -1091,25 +2175,28 @@ begin
             update run as r
             set state = case when i.at > v_now then 'scheduled' else 'queued' end,
                 run_at = case when i.at > v_now then i.at end,
-                worker_id = null, claimed_at = null,
+                fresh = false, suspect = false, worker_id = null, claimed_at = null,
                 failures = r.failures + (i.name = 'retry')::integer,
                 error = case when i.name = 'retry' then i.body::jsonb else r.error end
             from unnest(v_live, p_kinds, p_names, p_bodies, p_times) as i(run_id, kind, name, body, at)
             where i.kind = 'outcome' and i.name in ('retry', 'reschedule', 'release')
               and r.id = i.run_id
-            returning r.id, r.queue, r.tenant_id, r.state
+            returning r.id, r.queue, r.tenant_id, r.task, r.state
         )
-        select array_agg(a.id), array_agg(a.queue) filter (where a.state = 'queued'),
-               array_agg(a.tenant_id) filter (where a.state = 'queued')
-        into v_again, v_queues, v_tenants
+        select array_agg(a.id), array_agg(a.queue), array_agg(a.tenant_id),
+               array_agg(a.queue) filter (where a.state = 'queued'),
+               array_agg(a.tenant_id) filter (where a.state = 'queued'),
+               array_agg(a.task) filter (where a.state = 'queued')
+        into v_again, v_again_queues, v_again_tenants, v_queues, v_tenants, v_tasks
         from again as a;
         if v_queues is not null then
-            perform hold_lanes(v_queues, v_tenants);
+            perform hold_lanes(v_queues, v_tenants, v_tasks);
             if p_notify then
                 perform notify_queues(v_queues);
             end if;
         end if;
         if v_again is not null then
+            perform free_slots(v_again_queues, v_again_tenants);
             perform end_cancelled_runs(v_again);
         end if;
     end if;
@@ -2009,7 +3096,10 @@ begin
     -- One fetch at a time, and nothing below waits: beside another's claim the queue would look empty, and a stock worker
     -- that finds nothing sleeps for seconds.
     perform pg_advisory_xact_lock(hashtextextended(current_schema() || '.procrastinate_fetch', 0));
-    select c.run_id into v_id from claim_runs(p_worker, v_queues, 1, null, array(select t.name from task as t where t.kind = 'workflow')) as c;
+    select c.run_id into v_id from claim_runs(
+        p_worker, v_queues, 1,
+        array(select l.task from unnest(v_queues) as q(name), unnest(lane_tasks(q.name)) as l(task)
+              except select t.name from task as t where t.kind = 'workflow')) as c;
     select j.* into v_job from procrastinate_live_jobs as j where j.id = v_id;
     return v_job;
 end
@@ -2153,7 +3243,7 @@ begin
             state = case when p_retry_at > engine_now() then 'scheduled' else 'queued' end, run_at = p_retry_at
         where r.id = p_job
         returning r.* into v_run;
-        perform hold_lanes(array[v_run.queue], array[v_run.tenant_id]);
+        perform hold_lanes(array[v_run.queue], array[v_run.tenant_id], array[v_run.task]);
     else
         v_run := procrastinate_hold_run(p_job);
         if v_run.cancel_requested then

@@ -22,7 +22,10 @@ begin
     -- One fetch at a time, and nothing below waits: beside another's claim the queue would look empty, and a stock worker
     -- that finds nothing sleeps for seconds.
     perform pg_advisory_xact_lock(hashtextextended(current_schema() || '.procrastinate_fetch', 0));
-    select c.run_id into v_id from claim_runs(p_worker, v_queues, 1, null, array(select t.name from task as t where t.kind = 'workflow')) as c;
+    select c.run_id into v_id from claim_runs(
+        p_worker, v_queues, 1,
+        array(select l.task from unnest(v_queues) as q(name), unnest(lane_tasks(q.name)) as l(task)
+              except select t.name from task as t where t.kind = 'workflow')) as c;
     select j.* into v_job from procrastinate_live_jobs as j where j.id = v_id;
     return v_job;
 end

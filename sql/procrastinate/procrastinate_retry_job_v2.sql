@@ -29,7 +29,7 @@ begin
             state = case when p_retry_at > engine_now() then 'scheduled' else 'queued' end, run_at = p_retry_at
         where r.id = p_job
         returning r.* into v_run;
-        perform hold_lanes(array[v_run.queue], array[v_run.tenant_id]);
+        perform hold_lanes(array[v_run.queue], array[v_run.tenant_id], array[v_run.task]);
     else
         v_run := procrastinate_hold_run(p_job);
         if v_run.cancel_requested then

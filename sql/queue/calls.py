@@ -9,12 +9,27 @@ from typing import Literal
 
 from howdah.sql.pool import Connection
 
-EnqueueStatus = Literal["created", "existing", "conflict", "not_unique", "unknown_tenant"]
+EnqueueStatus = Literal["created", "existing", "conflict", "not_unique", "unknown_tenant", "queue_full"]
+OnFailure = Literal["skip", "block"]
 
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
-    """A run to enqueue. `args` is a JSON object as text; `queue` None: the one that the task is registered for."""
+    """A run to enqueue.
+
+    Attributes
+    ----------
+    args
+        A JSON object as text.
+    queue
+        None: the one that the task is registered for.
+    order
+        The run is one of its session's ordered ones, and what its failure does to those behind it; None: not ordered.
+    retry
+        A JSON object as text that overrides the task's retry strategy.
+    key_window
+        How long the idempotency key is remembered; None: a day.
+    """
 
     tenant_id: str
     task: str
@@ -25,6 +40,10 @@ class NewRun:
     session_id: str | None = None
     idempotency_key: str | None = None
     unique_key: str | None = None
+    order: OnFailure | None = None
+    deadline: datetime | None = None
+    retry: str | None = None
+    key_window: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +56,7 @@ class Enqueued:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedRun:
-    """A run that this worker has now. `attempt` is its fencing token; `args` is JSON text."""
+    """A run that this worker has now. `attempt` is its fencing token; `args` and `retry` are JSON text."""
 
     id: int
     tenant_id: str
@@ -47,6 +66,8 @@ class ClaimedRun:
     attempt: int
     failures: int
     session_id: str | None
+    retry: str | None = None
+    deadline: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +85,8 @@ async def enqueue_runs(connection: Connection, runs: Sequence[NewRun], *, notify
     """Enqueue a batch in one statement; inside the caller's transaction if there is one."""
     cursor = await connection.execute(
         "select run_id, status from enqueue_runs(%s::text[], %s::text[], %s::text[], %s::text[], %s::integer[],"
-        " %s::timestamptz[], %s::text[], %s::text[], %s::text[], %s)",
+        " %s::timestamptz[], %s::text[], %s::text[], %s::text[], %s::text[], %s::timestamptz[], %s::text[],"
+        " %s::interval[], %s)",
         [
             [run.tenant_id for run in runs],
             [run.task for run in runs],
@@ -75,6 +97,10 @@ async def enqueue_runs(connection: Connection, runs: Sequence[NewRun], *, notify
             [run.session_id for run in runs],
             [run.idempotency_key for run in runs],
             [run.unique_key for run in runs],
+            [run.order for run in runs],
+            [run.deadline for run in runs],
+            [run.retry for run in runs],
+            [run.key_window for run in runs],
             notify,
         ],
     )
@@ -125,11 +151,23 @@ async def unregister_worker(connection: Connection, worker_id: int) -> int:
     return released
 
 
-async def heartbeat(connection: Connection, worker_id: int) -> tuple[bool, list[int]]:
-    """(whether peers still believe that this worker lives, ids of its runs to cancel)."""
-    row = await (await connection.execute("select alive, cancelled from heartbeat(%s)", [worker_id])).fetchone()
+async def claim_suspect(
+    connection: Connection, worker_id: int, queues: Sequence[str], tasks: Sequence[str]
+) -> list[ClaimedRun]:
+    """Claim one suspect run, or none, for a worker that runs nothing else."""
+    cursor = await connection.execute(
+        "select * from claim_suspect(%s, %s::text[], %s::text[])", [worker_id, list(queues), list(tasks)]
+    )
+    return [ClaimedRun(*row) for row in await cursor.fetchall()]
+
+
+async def heartbeat(connection: Connection, worker_id: int) -> tuple[bool, list[int], bool]:
+    """(whether peers still believe that this worker lives, ids of its runs to cancel, whether suspect runs wait)."""
+    row = await (
+        await connection.execute("select alive, cancelled, suspects from heartbeat(%s)", [worker_id])
+    ).fetchone()
     assert row is not None
-    return row[0], row[1]
+    return row[0], row[1], row[2]
 
 
 async def rescue_runs(connection: Connection, stale: timedelta) -> tuple[int, int]:
@@ -167,5 +205,30 @@ async def requeue_runs(connection: Connection, tenant_id: str | None, runs: Sequ
     """Status of each run: requeued, live, succeeded or unknown."""
     cursor = await connection.execute(
         "select run_id, status from requeue_runs(%s, %s::bigint[])", [tenant_id, list(runs)]
+    )
+    return dict(await cursor.fetchall())
+
+
+async def discard_runs(connection: Connection, tenant_id: str | None, runs: Sequence[int]) -> dict[int, str]:
+    """Status of each run: discarded, live, finished or unknown."""
+    cursor = await connection.execute(
+        "select run_id, status from discard_runs(%s, %s::bigint[])", [tenant_id, list(runs)]
+    )
+    return dict(await cursor.fetchall())
+
+
+async def change_runs(
+    connection: Connection,
+    tenant_id: str | None,
+    runs: Sequence[int],
+    *,
+    priority: int | None = None,
+    queue: str | None = None,
+    run_at: datetime | None = None,
+) -> dict[int, str]:
+    """Status of each run: changed, started, finished or unknown. What is None stays as it is."""
+    cursor = await connection.execute(
+        "select run_id, status from change_runs(%s, %s::bigint[], %s, %s, %s)",
+        [tenant_id, list(runs), priority, queue, run_at],
     )
     return dict(await cursor.fetchall())

@@ -1,4 +1,4 @@
--- Cancels runs: at once where they are not running, else by asking their worker.
+-- Cancels runs: at once where they are not running, else by asking their worker. An ordered session goes on without them.
 -- p_tenant null: any tenant's (operators). status: cancelled | requested | finished | unknown.
 create function cancel_runs(p_tenant text, p_runs bigint[], p_reason text default 'cancelled', p_notify boolean default true)
 returns table (run_id bigint, status text)
@@ -10,6 +10,8 @@ declare
     v_running bigint[];
 begin
     perform assert_read_committed();
+    perform lock_ordered_sessions(
+        array(select r.id from run as r where r.id = any (p_runs) and (p_tenant is null or r.tenant_id = p_tenant)), true);
     select array_agg(l.id) filter (where l.state <> 'running'), array_agg(l.id) filter (where l.state = 'running')
     into v_idle, v_running
     from (
@@ -20,7 +22,8 @@ begin
     if v_idle is not null then
         perform finish_runs(
             v_idle, array_fill('cancelled'::text, array[cardinality(v_idle)]), null,
-            array_fill(jsonb_build_object('type', 'Cancelled', 'message', p_reason), array[cardinality(v_idle)]));
+            array_fill(jsonb_build_object('type', 'Cancelled', 'message', p_reason), array[cardinality(v_idle)]),
+            p_notify);
     end if;
     update run as r set cancel_requested = true where r.id = any (v_running);
     if p_notify and v_running is not null then

@@ -1,10 +1,9 @@
 -- Claims up to p_limit queued runs for a worker, fairly among tenants: all there is to know about claiming.
--- A claim locks the few lanes with the least virtual time, takes the head runs of each in order of priority, then age,
--- and advances each lane by what it took: weighted fair queueing in which workers never wait for one another.
--- It goes round until it is full: one lane alone must give the full speed, lanes found empty make way for others, and
--- lanes whose runs this worker cannot take are passed over.
---   p_tasks   only runs of these tasks; null: any
---   p_except  but not of these
+-- A claim locks the few lanes with the least virtual time, takes the head runs of each tenant in order of priority, then
+-- age, and advances its lanes by what it took, divided by the tenant's weight: weighted fair queueing in which workers
+-- never wait for one another. It goes round until it is full: one lane alone must give the full speed, and lanes found
+-- empty, or parked because their tenant may not start more, make way for others.
+--   p_tasks  only runs of these tasks: lanes of others are not even looked at; null: any
 -- An attempt's number is its fencing token: every later write must show it.
 -- A worker that its peers have given up is refused: a run claimed in its name would belong to nobody.
 -- A uniqueness key holds while queued, so it is given up here: kept, a run that comes back could collide with the next
@@ -13,10 +12,9 @@ create function claim_runs(
     p_worker bigint,
     p_queues text[],
     p_limit integer,
-    p_tasks text[] default null,
-    p_except text[] default null
+    p_tasks text[] default null
 ) returns table (run_id bigint, tenant_id text, queue text, task text, args text,
-                 attempt integer, failures integer, session_id text)
+                 attempt integer, failures integer, session_id text, retry text, deadline timestamptz)
 language plpgsql
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -26,10 +24,16 @@ as $$
 declare
     c_lanes constant integer := 64;   -- lanes locked a round: enough to be fair, few enough to leave others some
     c_rounds constant integer := 16;  -- bounds one call when most lanes turn out empty
+    c_margin constant bigint := 2 << 20;  -- ids of one millisecond are in no order: a floor stays two of them behind
     v_now timestamptz := engine_now();
     v_left integer := p_limit;
+    v_room integer;
+    v_cap integer;
     v_taken integer;
+    v_started integer;
     v_queue text;
+    v_tasks text[];
+    v_tenants text[];
     v_lanes text[];
     v_passed text[];
 begin
@@ -40,52 +44,129 @@ begin
             using errcode = 'HW001', hint = 'register again: select * from register_worker(...)';
     end if;
     foreach v_queue in array p_queues loop
+        exit when v_left <= 0;
+        select q.room, q.per_tenant into v_room, v_cap from lock_queue(v_queue, v_left, v_left = p_limit) as q;
+        continue when v_room <= 0;
+        v_tasks := open_tasks(v_queue, p_tasks);
+        v_started := 0;
         v_passed := '{}';
         for v_round in 1..c_rounds loop
-            exit when v_left <= 0;
-            v_lanes := lock_lanes(v_queue, v_passed, c_lanes);
-            exit when v_lanes is null;
+            select l.tenants, l.tasks into v_tenants, v_lanes
+            from lock_lanes(v_queue, v_tasks, v_passed, least(c_lanes, greatest(v_room, 8))) as l;
+            exit when v_tenants is null;
 
             return query
-            with heads as materialized (
-                select h.id, l.tenant_id
-                from unnest(v_lanes) as l(tenant_id)
+            with lanes as materialized (
+                select i.tenant_id, i.task, i.ord, l.virtual_time, l.floor_priority, l.floor_id
+                from unnest(v_tenants, v_lanes) with ordinality as i(tenant_id, task, ord)
+                join lane as l on l.queue = v_queue and l.tenant_id = i.tenant_id and l.task = i.task
+            ),
+            tenants as materialized (
+                select s.*, ceil(v_room::numeric / greatest(count(*) filter (where s.room > 0) over (), 1)) as share
+                from (
+                    select t.id, t.weight, l.ord, l.virtual_time,
+                           case when t.paused then 0
+                                when v_cap is null then v_room
+                                else v_cap - (select count(*)
+                                              from (select from run as r
+                                                    where r.queue = v_queue and r.tenant_id = t.id and r.state = 'running'
+                                                    limit v_cap) as slot) end as room
+                    from (select l.tenant_id, min(l.ord) as ord, min(l.virtual_time) as virtual_time
+                          from lanes as l group by l.tenant_id) as l
+                    join tenant as t on t.id = l.tenant_id
+                    order by l.ord
+                ) as s
+            ),
+            heads as materialized (
+                select h.place, t.id as tenant_id
+                from tenants as t
                 cross join lateral (
-                    select r.id
-                    from run as r
-                    where r.queue = v_queue and r.tenant_id = l.tenant_id and r.state = 'queued'
-                      and (p_tasks is null or r.task = any (p_tasks))
-                      and (p_except is null or r.task <> all (p_except))
-                    order by r.priority desc, r.id
-                    limit ceil(v_left::numeric / cardinality(v_lanes))
-                    for no key update skip locked
+                    select r.ctid as place
+                    from lanes as l
+                    cross join lateral (
+                        (select r.ctid, -r.priority as rank, r.fresh, r.id
+                         from run as r
+                         where r.queue = v_queue and r.tenant_id = l.tenant_id and r.task = l.task
+                           and r.state = 'queued' and not r.fresh and not r.suspect
+                         order by -r.priority, r.id
+                         limit t.share)
+                        union all
+                        (select r.ctid, -r.priority, r.fresh, r.id
+                         from run as r
+                         where r.queue = v_queue and r.tenant_id = l.tenant_id and r.task = l.task
+                           and r.state = 'queued' and r.fresh and -r.priority < -l.floor_priority
+                         order by -r.priority, r.id
+                         limit t.share)
+                        union all
+                        (select r.ctid, -r.priority, r.fresh, r.id
+                         from run as r
+                         where r.queue = v_queue and r.tenant_id = l.tenant_id and r.task = l.task
+                           and r.state = 'queued' and r.fresh
+                           and (-r.priority, r.id) > (coalesce(-l.floor_priority, -2147483648), coalesce(l.floor_id, 0))
+                         order by -r.priority, r.id
+                         limit t.share)
+                    ) as r
+                    where l.tenant_id = t.id
+                    order by r.rank, r.fresh, r.id
+                    limit least(t.share, t.room)
                 ) as h
-                limit v_left
+                where t.room > 0
+                limit v_room
+            ),
+            locked as materialized (
+                select r.ctid as place, r.id, r.tenant_id, r.task, r.priority, r.fresh
+                from heads as h
+                join run as r on r.ctid = h.place
+                where r.state = 'queued'
+                for no key update of r skip locked
             ),
             claimed as (
                 update run as r
                 set state = 'running', attempt = r.attempt + 1, worker_id = p_worker, claimed_at = v_now, run_at = null,
                     unique_key = null
-                from heads as h
-                where r.id = h.id
-                returning r.id, r.tenant_id, r.queue, r.task, r.args::text, r.attempt, r.failures, r.session_id
+                from locked as h
+                where r.ctid = h.place
+                returning r.id, r.tenant_id, r.queue, r.task, r.args::text, r.attempt, r.failures, r.session_id,
+                          r.retry::text, r.deadline
             ),
             advanced as (
                 update lane as l
-                set virtual_time = l.virtual_time + c.runs
-                from (select h.tenant_id, count(*) as runs from heads as h group by h.tenant_id) as c
-                where l.queue = v_queue and l.tenant_id = c.tenant_id
+                set virtual_time = a.virtual_time,
+                    parked = a.parked,
+                    floor_priority = case when l.next_xid <= a.oldest then l.next_priority else l.floor_priority end,
+                    floor_id = case when l.next_xid <= a.oldest then l.next_id else l.floor_id end,
+                    next_priority = case when l.next_xid > a.oldest or a.last is null then l.next_priority else -(a.last[1]) end,
+                    next_id = case when l.next_xid > a.oldest or a.last is null then l.next_id else a.last[2] - c_margin end,
+                    next_xid = case when l.next_xid > a.oldest or a.last is null then l.next_xid else a.newest end
+                from (
+                    select i.tenant_id, i.task, t.virtual_time + coalesce(g.taken, 0) / t.weight as virtual_time,
+                           t.room <= coalesce(g.taken, 0) and (v_cap is not null or t.room <= 0) as parked,
+                           (select max(array[-h.priority, h.id]) from locked as h
+                            where h.tenant_id = i.tenant_id and h.task = i.task and h.fresh) as last,
+                           pg_snapshot_xmin(pg_current_snapshot()) as oldest,
+                           pg_snapshot_xmax(pg_current_snapshot()) as newest
+                    from lanes as i
+                    join tenants as t on t.id = i.tenant_id
+                    left join (select h.tenant_id, count(*) as taken from locked as h group by h.tenant_id) as g
+                        on g.tenant_id = i.tenant_id
+                    where g.taken > 0 or t.room <= 0
+                ) as a
+                where l.queue = v_queue and l.tenant_id = a.tenant_id and l.task = a.task
             )
             select * from claimed;
             get diagnostics v_taken = row_count;
             v_left := v_left - v_taken;
-            exit when v_left <= 0;
+            v_room := v_room - v_taken;
+            v_started := v_started + v_taken;
+            exit when v_room <= 0;
 
-            perform remove_empty_lanes(v_queue, v_lanes);
+            perform remove_empty_lanes(v_queue, v_tenants, v_lanes);
             if v_taken = 0 then
-                v_passed := v_passed || v_lanes;
+                v_passed := v_passed || array(select i.tenant_id || '/' || i.task
+                                              from unnest(v_tenants, v_lanes) as i(tenant_id, task));
             end if;
         end loop;
+        perform count_starts(v_queue, v_started);
     end loop;
 end
 $$;

@@ -1,4 +1,5 @@
--- One run, for psql and for other languages: select * from enqueue_run('acme', 'invoice.send', '{"id": 7}');
+-- One run, for psql and for other languages: select * from enqueue_run('acme', 'invoice.send', '{"id": 7}').
+-- The parameters are those of enqueue_runs; what that answers as a status is raised here.
 create function enqueue_run(
     p_tenant text,
     p_task text,
@@ -9,6 +10,10 @@ create function enqueue_run(
     p_session text default null,
     p_key text default null,
     p_unique text default null,
+    p_order text default null,
+    p_deadline timestamptz default null,
+    p_retry jsonb default null,
+    p_window interval default null,
     p_notify boolean default true
 ) returns table (run_id bigint, status text)
 language plpgsql
@@ -20,7 +25,8 @@ declare
 begin
     select e.run_id, e.status into v_id, v_status
     from enqueue_runs(array[p_tenant], array[p_task], array[p_args::text], array[p_queue], array[p_priority],
-                      array[p_run_at], array[p_session], array[p_key], array[p_unique], p_notify) as e;
+                      array[p_run_at], array[p_session], array[p_key], array[p_unique], array[p_order],
+                      array[p_deadline], array[p_retry::text], array[p_window], p_notify) as e;
     case v_status
         when 'unknown_tenant' then
             raise exception 'tenant % is unknown', quote_literal(p_tenant)
@@ -31,6 +37,9 @@ begin
         when 'not_unique' then
             raise exception 'a run with the uniqueness key % is already queued', quote_literal(p_unique)
                 using errcode = 'HW005', hint = 'wait until it starts, or leave the key out';
+        when 'queue_full' then
+            raise exception 'the queue of task % has as many queued runs as it may', quote_literal(p_task)
+                using errcode = 'HW018', hint = 'try again in a second, or raise max_queued: select * from ops.queues';
         else
             return query select v_id, v_status;
     end case;

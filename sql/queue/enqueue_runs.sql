@@ -2,10 +2,16 @@
 --   p_args       JSON objects as text, up to 1 MiB each
 --   p_queues     null: the queue that the task's workers registered, else 'default'
 --   p_run_ats    null: now; a later time makes the run 'scheduled'
---   p_keys       idempotency keys, unique per tenant; null: none
+--   p_keys       idempotency keys, unique per tenant for their window; null: none
 --   p_unique     uniqueness keys while queued (procrastinate's queueing lock); null: none
+--   p_orders     skip | block: the run is one of its session's ordered runs, which go one at a time in the order in which
+--                they were enqueued; when it fails for good, the session goes on without it, or waits. null: not ordered
+--   p_deadlines  when the run has failed if it has not ended; null: never
+--   p_retries    JSON objects that override the task's own retry strategy; null: none
+--   p_windows    how long an idempotency key is remembered; null: a day
 -- status: created | existing (same key, same task and arguments: its run is returned)
---         | conflict (same key, other task or arguments) | not_unique | unknown_tenant; a bad item fails alone.
+--         | conflict (same key, other task or arguments) | not_unique | unknown_tenant
+--         | queue_full (its queue caps what may wait there); a bad item fails alone.
 create function enqueue_runs(
     p_tenants text[],
     p_tasks text[],
@@ -16,6 +22,10 @@ create function enqueue_runs(
     p_sessions text[] default null,
     p_keys text[] default null,
     p_unique text[] default null,
+    p_orders text[] default null,
+    p_deadlines timestamptz[] default null,
+    p_retries text[] default null,
+    p_windows interval[] default null,
     p_notify boolean default true
 ) returns table (ord bigint, run_id bigint, status text)
 language plpgsql
@@ -28,10 +38,17 @@ declare
     v_ids bigint[];
     v_queues text[];
     v_status text[];
+    v_order_nos bigint[];
+    v_heads boolean[];
+    v_full text[];
     v_new_queues text[];
     v_new_tenants text[];
+    v_new_tasks text[];
 begin
     perform assert_read_committed();
+    -- Before any id is made: a lane's floor may pass an id only once the transactions that could still commit an
+    -- earlier one have ended, and it knows them by this number.
+    perform pg_current_xact_id();
 
     select array_agg(next_run_id() order by i.ord),
            array_agg(coalesce(i.queue, t.queue, 'default') order by i.ord),
@@ -43,11 +60,25 @@ begin
     -- Ids in the order given, whatever order the rows were numbered in.
     select array_agg(id order by id) into v_ids from unnest(v_ids) as id;
 
+    if exists (select from queue as q where coalesce(q.max_queued, q.max_queued_per_tenant) is not null) then
+        v_full := array(select f.queue || ' ' || f.tenant_id from full_queues(v_queues, p_tenants) as f);
+        select array_agg(case when i.status = 'created' and i.queue || ' ' || i.tenant = any (v_full) then 'queue_full'
+                              else i.status end order by i.ord)
+        into v_status
+        from unnest(v_queues, p_tenants, v_status) with ordinality as i(queue, tenant, status, ord);
+    end if;
+
     if exists (select from unnest(p_keys) as k where k is not null) then
-        insert into idempotency_key as k (tenant_id, key, fingerprint, run_id, created_at)
-        select distinct on (i.tenant, i.key) i.tenant, i.key, md5(i.task || chr(10) || i.args::jsonb), i.id, v_now
-        from unnest(p_tenants, p_tasks, p_args, p_keys, v_ids, v_status) with ordinality
-            as i(tenant, task, args, key, id, status, ord)
+        -- A key whose window is over is anybody's again.
+        delete from idempotency_key as k
+        using unnest(p_tenants, p_keys) as i(tenant, key)
+        where k.tenant_id = i.tenant and k.key = i.key and k.expires_at <= v_now;
+
+        insert into idempotency_key as k (tenant_id, key, fingerprint, run_id, created_at, expires_at)
+        select distinct on (i.tenant, i.key) i.tenant, i.key, md5(i.task || chr(10) || i.args::jsonb), i.id, v_now,
+               v_now + coalesce(i.keep, interval '1 day')
+        from unnest(p_tenants, p_tasks, p_args, p_keys, v_ids, v_status, p_windows) with ordinality
+            as i(tenant, task, args, key, id, status, keep, ord)
         where i.key is not null and i.status = 'created'
         order by i.tenant, i.key, i.ord
         on conflict do nothing;
@@ -68,21 +99,35 @@ begin
     order by q
     on conflict do nothing;
 
+    if exists (select from unnest(p_orders) as o where o is not null) then
+        select array_agg(o.order_no order by o.ord), array_agg(o.head order by o.ord)
+        into v_order_nos, v_heads
+        from number_ordered_runs(
+            v_ids, p_tenants, p_sessions,
+            array(select case when i.status = 'created' then i.kind end
+                  from unnest(v_status, p_orders) with ordinality as i(status, kind, ord) order by i.ord)) as o;
+    end if;
+
     with inserted as (
-        insert into run (id, tenant_id, queue, task, state, priority, session_id, unique_key, args, run_at)
+        insert into run (id, tenant_id, queue, task, state, priority, session_id, unique_key, args, run_at, order_no,
+                         on_failure, deadline, retry)
         select i.id, i.tenant, i.queue, i.task,
-               case when i.run_at > v_now then 'scheduled' else 'queued' end,
-               coalesce(i.priority, 0), i.session, i.unique_key, i.args::jsonb, i.run_at
-        from unnest(v_ids, p_tenants, v_queues, p_tasks, p_priorities, p_sessions, p_unique, p_args, p_run_ats, v_status)
-            with ordinality as i(id, tenant, queue, task, priority, session, unique_key, args, run_at, status, ord)
+               case when not i.head then 'blocked' when i.run_at > v_now then 'scheduled' else 'queued' end,
+               coalesce(i.priority, 0), i.session, i.unique_key, i.args::jsonb, i.run_at, i.order_no,
+               case when i.order_no is not null then i.kind end, i.deadline, i.retry::jsonb
+        from unnest(v_ids, p_tenants, v_queues, p_tasks, p_priorities, p_sessions, p_unique, p_args, p_run_ats, v_status,
+                    v_order_nos, v_heads, p_orders, p_deadlines, p_retries)
+            with ordinality as i(id, tenant, queue, task, priority, session, unique_key, args, run_at, status,
+                                 order_no, head, kind, deadline, retry, ord)
         where i.status = 'created'
         order by i.tenant, i.unique_key, i.ord
         on conflict (tenant_id, unique_key)
             where unique_key is not null and state in ('queued', 'scheduled', 'blocked') do nothing
-        returning id, queue, tenant_id, state
+        returning id, queue, tenant_id, task, state
     )
-    select array_agg(queue) filter (where state = 'queued'), array_agg(tenant_id) filter (where state = 'queued')
-    into v_new_queues, v_new_tenants
+    select array_agg(queue) filter (where state = 'queued'), array_agg(tenant_id) filter (where state = 'queued'),
+           array_agg(task) filter (where state = 'queued')
+    into v_new_queues, v_new_tenants, v_new_tasks
     from inserted;
 
     if exists (select from unnest(p_unique) as u where u is not null) then
@@ -94,10 +139,17 @@ begin
         delete from idempotency_key as k
         using unnest(p_tenants, p_keys, v_ids, v_status) as i(tenant, key, id, status)
         where i.status = 'not_unique' and k.tenant_id = i.tenant and k.key = i.key and k.run_id = i.id;
+        -- Numbered, but never there: their ordered sessions go on with what came after.
+        if v_order_nos is not null then
+            perform advance_sessions(array_agg(i.id), array_agg(i.tenant), array_agg(i.session), array_agg(i.no), p_notify)
+            from unnest(v_ids, p_tenants, p_sessions, v_order_nos, v_status) as i(id, tenant, session, no, status)
+            where i.status = 'not_unique' and i.no is not null
+            having count(*) > 0;
+        end if;
     end if;
 
     if v_new_queues is not null then
-        perform hold_lanes(v_new_queues, v_new_tenants);
+        perform hold_lanes(v_new_queues, v_new_tenants, v_new_tasks);
         if p_notify then
             perform notify_queues(v_new_queues);
         end if;

@@ -1,24 +1,53 @@
--- Moves live runs to history in their final state. The caller holds their row locks and has checked their attempts.
+-- Moves live runs to history in their final state, frees their slots, and lets their ordered sessions go on: not past
+-- a failed run that says that they wait for it. The caller holds the locks of the runs and of their ordered sessions, and
+-- has checked the attempts.
 -- Nothing finishes before the millisecond in its id: lookups bound history by it, also where a clock stepped back.
-create function finish_runs(p_runs bigint[], p_states text[], p_outputs jsonb[], p_errors jsonb[]) returns void
-language sql
+create function finish_runs(p_runs bigint[], p_states text[], p_outputs jsonb[], p_errors jsonb[],
+                            p_notify boolean default true) returns void
+language plpgsql
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
 as $$
-    with final as (
-        select i.id, i.state, i.output, i.error
-        from unnest(p_runs, p_states, p_outputs, p_errors) as i(id, state, output, error)
-    ),
-    gone as (
-        delete from run as r using final as f where r.id = f.id
+declare
+    v_queues text[];
+    v_tenants text[];
+    v_heads bigint[];
+    v_head_tenants text[];
+    v_sessions text[];
+    v_nos bigint[];
+begin
+    with gone as (
+        delete from run as r
+        using unnest(p_runs, p_states, p_outputs, p_errors) as f(id, state, output, error)
+        where r.id = f.id
         returning r.id, r.tenant_id, r.queue, r.task, f.state, r.priority, r.session_id, r.args, r.attempt,
-                  r.failures + (f.state = 'failed')::integer as failures, r.deaths, r.worker_id, r.claimed_at,
-                  f.output, coalesce(f.error, r.error) as error
+                  r.failures + (f.state = 'failed')::integer as failures, r.deaths, r.deaths_alone, r.order_no,
+                  r.on_failure, r.retry, r.worker_id, r.claimed_at, f.output, coalesce(f.error, r.error) as error
+    ),
+    kept as (
+        insert into run_history (id, tenant_id, queue, task, state, priority, session_id, args, attempt, failures, deaths,
+                                 deaths_alone, order_no, on_failure, retry, worker_id, claimed_at, finished_at, output,
+                                 error)
+        select g.id, g.tenant_id, g.queue, g.task, g.state, g.priority, g.session_id, g.args, g.attempt, g.failures,
+               g.deaths, g.deaths_alone, g.order_no, g.on_failure, g.retry, g.worker_id, g.claimed_at,
+               greatest(engine_now(), run_created_at(g.id)), g.output, g.error
+        from gone as g
     )
-    insert into run_history (id, tenant_id, queue, task, state, priority, session_id, args, attempt, failures, deaths,
-                             worker_id, claimed_at, finished_at, output, error)
-    select g.id, g.tenant_id, g.queue, g.task, g.state, g.priority, g.session_id, g.args, g.attempt, g.failures,
-           g.deaths, g.worker_id, g.claimed_at, greatest(engine_now(), run_created_at(g.id)), g.output, g.error
-    from gone as g;
+    select array_agg(g.queue) filter (where g.claimed_at is not null),
+           array_agg(g.tenant_id) filter (where g.claimed_at is not null),
+           array_agg(g.id) filter (where g.passes),
+           array_agg(g.tenant_id) filter (where g.passes),
+           array_agg(g.session_id) filter (where g.passes),
+           array_agg(g.order_no) filter (where g.passes)
+    into v_queues, v_tenants, v_heads, v_head_tenants, v_sessions, v_nos
+    from (select g.*, g.order_no is not null and not (g.state = 'failed' and g.on_failure = 'block') as passes
+          from gone as g) as g;
+    if v_queues is not null then
+        perform free_slots(v_queues, v_tenants);
+    end if;
+    if v_heads is not null then
+        perform advance_sessions(v_heads, v_head_tenants, v_sessions, v_nos, p_notify);
+    end if;
+end
 $$;

@@ -1,35 +1,62 @@
--- Takes the running runs away from these workers and queues them again, p_limit at most, from their last checkpoint.
--- Returns how many.
-create function requeue_workers_runs(p_workers bigint[], p_limit integer, p_notify boolean) returns integer
+-- Takes the running runs away from these workers, which died, and queues them again from their last checkpoint, p_limit
+-- at most. Returns how many.
+-- Dying in company proves nothing: a deploy or a lost machine takes hundreds along. A run that dies a second time is
+-- suspect and next runs alone, and only deaths there count against it: p_alone of them, and it has failed. So a run that
+-- kills its worker ends, and none of the hundreds beside it does.
+-- Ordered runs whose session is held by somebody else are left for the next call.
+create function requeue_workers_runs(p_workers bigint[], p_limit integer, p_notify boolean, p_alone integer default 3)
+returns integer
 language plpgsql
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
 as $$
 declare
+    c_chance constant integer := 2;  -- deaths in company that may be somebody else's doing
     v_runs bigint[];
+    v_poison bigint[];
     v_queues text[];
     v_tenants text[];
+    v_tasks text[];
 begin
-    with lost as (
+    v_runs := lock_ordered_sessions(array(
         select r.id from run as r
         where r.worker_id = any (p_workers) and r.state = 'running'
         order by r.id
-        limit p_limit
+        limit p_limit), false);
+    with lost as (
+        select r.id from run as r
+        where r.id = any (v_runs) and r.worker_id = any (p_workers) and r.claimed_at is not null
+        order by r.id
         for no key update skip locked
     ),
     requeued as (
         update run as r
-        set state = 'queued', worker_id = null, claimed_at = null, deaths = r.deaths + 1
+        set state = 'queued', fresh = false, worker_id = null, claimed_at = null,
+            deaths = r.deaths + 1, deaths_alone = r.deaths_alone + r.suspect::integer,
+            suspect = r.deaths + 1 >= c_chance
         from lost as l where r.id = l.id
-        returning r.id, r.queue, r.tenant_id
+        returning r.id, r.queue, r.tenant_id, r.task, r.deaths_alone >= p_alone as poison
     )
-    select array_agg(q.id), array_agg(q.queue), array_agg(q.tenant_id) into v_runs, v_queues, v_tenants from requeued as q;
+    select array_agg(q.id), array_agg(q.queue), array_agg(q.tenant_id), array_agg(q.task),
+           array_agg(q.id) filter (where q.poison)
+    into v_runs, v_queues, v_tenants, v_tasks, v_poison
+    from requeued as q;
     if v_queues is null then
         return 0;
     end if;
-    perform hold_lanes(v_queues, v_tenants);
+    if v_poison is not null then
+        perform finish_runs(
+            v_poison, array_fill('failed'::text, array[cardinality(v_poison)]), null,
+            array_fill(jsonb_build_object(
+                'type', 'WorkerDied',
+                'message', format('its worker died %s times while nothing else ran on it', p_alone)),
+                array[cardinality(v_poison)]),
+            p_notify);
+    end if;
+    perform hold_lanes(v_queues, v_tenants, v_tasks);
     perform end_cancelled_runs(v_runs);
+    perform free_slots(v_queues, v_tenants);
     if p_notify then
         perform notify_queues(v_queues);
     end if;

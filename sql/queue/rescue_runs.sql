@@ -1,7 +1,9 @@
 -- Finds workers whose heartbeat is older than p_stale and gives their runs back to the queue. Any peer may call it.
 -- A worker that was only asleep finds its row gone and every write of its old attempts refused.
 -- Stock procrastinate workers say that they live every 10 s, and count as dead after 30: so do theirs here at least.
-create function rescue_runs(p_stale interval, p_limit integer default 10000, p_notify boolean default true)
+--   p_alone  how often a run's worker may die while nothing else runs on it before the run has failed
+create function rescue_runs(p_stale interval, p_limit integer default 10000, p_notify boolean default true,
+                            p_alone integer default 3)
 returns table (workers integer, runs integer)
 language plpgsql
 as $$
@@ -22,7 +24,7 @@ begin
         return query select 0, 0;
         return;
     end if;
-    v_runs := requeue_workers_runs(v_workers, p_limit, p_notify);
+    v_runs := requeue_workers_runs(v_workers, p_limit, p_notify, p_alone);
     -- A worker's row goes last: while it stays, the next call finds what this one's limit left over.
     delete from worker as w
     where w.id = any (v_workers)

@@ -1,12 +1,35 @@
 -- A run's id begins with its millisecond, so that ids are small, sort by time and bound partitions.
 create sequence run_id_seq as bigint minvalue 0 maxvalue 1048575 cycle cache 64;
 
+-- A limit that is null is none. period_*: the period under way and the starts in it; written by claims only.
 create table queue (
     name text not null,
+    paused boolean not null default false,
+    max_running integer,
+    max_running_per_tenant integer,
+    starts_per_period integer,
+    period interval,
+    max_queued integer,
+    max_queued_per_tenant integer,
+    period_started_at timestamptz,
+    period_starts integer not null default 0,
     created_at timestamptz not null default now(),
     constraint queue_pkey primary key (name),
-    constraint queue_name_check check (name ~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$')
-);
+    constraint queue_name_check check (name ~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$'),
+    constraint queue_limits_check check (
+        least(max_running, max_running_per_tenant, starts_per_period, max_queued, max_queued_per_tenant) >= 0),
+    constraint queue_period_check check ((starts_per_period is null) = (period is null) and period > interval '0')
+) with (fillfactor = 50);
+
+-- How many runs wait in a queue that caps them, as counted at counted_at: one row with tenant_id '' for all its tenants
+-- together, and one for each tenant at its cap.
+create table queue_depth (
+    queue text not null,
+    tenant_id text not null,
+    queued integer not null,
+    counted_at timestamptz not null,
+    constraint queue_depth_pkey primary key (queue, tenant_id)
+) with (fillfactor = 50);
 
 -- What workers say they can run; the API reads names and argument schemas here, so both deploy apart.
 create table task (
@@ -15,6 +38,7 @@ create table task (
     queue text not null,
     args_schema jsonb not null,
     description text not null default '',
+    paused boolean not null default false,
     updated_at timestamptz not null default now(),
     constraint task_pkey primary key (name),
     constraint task_kind_check check (kind in ('task', 'workflow'))
@@ -32,6 +56,12 @@ create table worker (
 -- Live runs only: a finished run moves to run_history, so this table and its indexes stay small and hot.
 -- The key is the id alone: psql and stock procrastinate clients address a run without naming its tenant,
 -- and an ever-growing key keeps inserts on one index page.
+--   fresh       as it was enqueued; false: it came back to its queue, or became due, and goes before the fresh ones
+--   order_no    its number in its ordered session; null: the run is not ordered
+--   on_failure  of an ordered run: whether its session goes on without it (skip) or waits for it (block)
+--   retry       overrides its task's own strategy
+--   deaths      attempts that ended with their worker; deaths_alone: those where nothing else ran on that worker
+--   suspect     died more often than chance explains: it next runs alone
 create table run (
     id bigint not null,
     tenant_id text not null,
@@ -39,19 +69,30 @@ create table run (
     task text not null,
     state text not null,
     priority integer not null default 0,
-    session_id text,
-    unique_key text,
-    args jsonb not null,
-    run_at timestamptz,
+    fresh boolean not null default true,
+    suspect boolean not null default false,
+    cancel_requested boolean not null default false,
     attempt integer not null default 0,
     failures integer not null default 0,
     deaths integer not null default 0,
+    deaths_alone integer not null default 0,
+    session_id text,
+    order_no bigint,
+    on_failure text,
+    unique_key text,
+    args jsonb not null,
+    run_at timestamptz,
+    deadline timestamptz,
+    retry jsonb,
     worker_id bigint,
     claimed_at timestamptz,
-    cancel_requested boolean not null default false,
     error jsonb,
     constraint run_pkey primary key (id),
     constraint run_args_check check (jsonb_typeof(args) = 'object'),
+    constraint run_priority_check check (priority > -2147483648),
+    constraint run_order_check check (
+        (order_no is null) = (on_failure is null) and (order_no is null or session_id is not null)
+        and on_failure in ('skip', 'block')),
     constraint run_state_check check (
         state in ('queued', 'scheduled', 'blocked', 'waiting', 'held', 'running')),
     constraint run_running_check check ((state = 'running') = (claimed_at is not null))
@@ -60,26 +101,53 @@ create table run (
     autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
     autovacuum_analyze_scale_factor = 0.1, autovacuum_vacuum_cost_delay = 0
 );
--- The ready index: what a claim reads, lane by lane, in the order in which runs start.
-create index run_ready_idx on run (queue, tenant_id, priority desc, id) where state = 'queued';
+-- The ready indexes: what a claim reads, lane by lane, in the order in which runs start. Ids only grow, so a claim reads
+-- the fresh ones from its lane's floor on; what comes back has an old id, and an index of its own.
+create index run_ready_idx on run (queue, tenant_id, task, (-priority), id) where state = 'queued' and fresh;
+create index run_returned_idx on run (queue, tenant_id, task, (-priority), id)
+    where state = 'queued' and not fresh and not suspect;
+create index run_suspect_idx on run (queue, id) where state = 'queued' and suspect;
+-- The slots taken: counted against the limits, and searched for a dead worker's runs.
+create index run_running_idx on run (queue, tenant_id, worker_id) where state = 'running';
 create index run_due_idx on run (run_at) where state = 'scheduled';
-create index run_worker_idx on run (worker_id) where state = 'running';
+create index run_blocked_idx on run (tenant_id, session_id, order_no) where state = 'blocked';
+create index run_deadline_idx on run (deadline) where deadline is not null;
 create unique index run_unique_key_idx on run (tenant_id, unique_key)
     where unique_key is not null and state in ('queued', 'scheduled', 'blocked');
 create index run_tenant_idx on run (tenant_id, id);
 
--- One row for each (queue, tenant) with queued work. Claims order lanes by virtual time, which is in no
+-- One row for each (queue, tenant, task) with queued work. Claims order lanes by virtual time, which is in no
 -- unique index, so that advancing it never waits for a concurrent enqueue.
+--   parked   its tenant is at its cap or paused: no claim looks at it until something unparks it
+--   floor_*  no fresh run of this priority or a lower one waits before this id; next_*: the floor once every
+--            transaction older than next_xid has ended, because those may still commit an earlier run
 create table lane (
     queue text not null,
     tenant_id text not null,
+    task text not null,
     virtual_time double precision not null,
-    constraint lane_pkey primary key (queue, tenant_id)
+    parked boolean not null default false,
+    floor_priority integer,
+    floor_id bigint,
+    next_priority integer,
+    next_id bigint,
+    next_xid xid8,
+    constraint lane_pkey primary key (queue, tenant_id, task)
 ) with (
     fillfactor = 50,
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_cost_delay = 0
 );
-create index lane_claim_idx on lane (queue, virtual_time);
+create index lane_claim_idx on lane (queue, task, virtual_time) where not parked;
+
+-- A session whose runs go one at a time, while it has any. head_id: the run that the others wait for, which may have
+-- failed and be in history. The row's lock is the session's.
+create table ordered_session (
+    tenant_id text not null,
+    session_id text not null,
+    last_no bigint not null,
+    head_id bigint not null,
+    constraint ordered_session_pkey primary key (tenant_id, session_id)
+) with (fillfactor = 50);
 
 create table run_history (
     id bigint not null,
@@ -93,6 +161,10 @@ create table run_history (
     attempt integer not null,
     failures integer not null,
     deaths integer not null,
+    deaths_alone integer not null default 0,
+    order_no bigint,
+    on_failure text,
+    retry jsonb,
     worker_id bigint,
     claimed_at timestamptz,
     finished_at timestamptz not null,
@@ -111,5 +183,7 @@ create table idempotency_key (
     fingerprint text not null,
     run_id bigint not null,
     created_at timestamptz not null default now(),
+    expires_at timestamptz not null,
     constraint idempotency_key_pkey primary key (tenant_id, key)
 );
+create index idempotency_key_expires_idx on idempotency_key (expires_at);

@@ -7,19 +7,24 @@ declare
     v_runs bigint[];
     v_queues text[];
     v_tenants text[];
+    v_tasks text[];
 begin
     perform assert_read_committed();
+    perform lock_ordered_sessions(
+        array(select r.id from run as r where r.worker_id = p_worker and r.state = 'running' and r.cancel_requested), true);
     with released as (
         update run as r
-        set state = 'queued', worker_id = null, claimed_at = null
+        set state = 'queued', fresh = false, worker_id = null, claimed_at = null
         where r.id in (select o.id from run as o
                        where o.worker_id = p_worker and o.state = 'running' order by o.id for no key update)
-        returning r.id, r.queue, r.tenant_id
+        returning r.id, r.queue, r.tenant_id, r.task
     )
-    select array_agg(q.id), array_agg(q.queue), array_agg(q.tenant_id) into v_runs, v_queues, v_tenants from released as q;
+    select array_agg(q.id), array_agg(q.queue), array_agg(q.tenant_id), array_agg(q.task)
+    into v_runs, v_queues, v_tenants, v_tasks from released as q;
     if v_queues is not null then
-        perform hold_lanes(v_queues, v_tenants);
+        perform hold_lanes(v_queues, v_tenants, v_tasks);
         perform end_cancelled_runs(v_runs);
+        perform free_slots(v_queues, v_tenants);
         if p_notify then
             perform notify_queues(v_queues);
         end if;

@@ -11,6 +11,7 @@ declare
     v_now timestamptz := engine_now();
     v_queues text[];
     v_tenants text[];
+    v_tasks text[];
 begin
     perform assert_read_committed();
     with due as (
@@ -21,12 +22,12 @@ begin
         for no key update skip locked
     ),
     woken as (
-        update run as r set state = 'queued' from due as d where r.id = d.id
-        returning r.queue, r.tenant_id
+        update run as r set state = 'queued', fresh = false from due as d where r.id = d.id
+        returning r.queue, r.tenant_id, r.task
     )
-    select array_agg(w.queue), array_agg(w.tenant_id) into v_queues, v_tenants from woken as w;
+    select array_agg(w.queue), array_agg(w.tenant_id), array_agg(w.task) into v_queues, v_tenants, v_tasks from woken as w;
     if v_queues is not null then
-        perform hold_lanes(v_queues, v_tenants);
+        perform hold_lanes(v_queues, v_tenants, v_tasks);
         if p_notify then
             perform notify_queues(v_queues);
         end if;

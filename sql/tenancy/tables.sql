@@ -1,8 +1,12 @@
+-- weight: its share of each queue beside the other tenants' shares.
 create table tenant (
     id text not null,
     name text not null,
+    weight double precision not null default 1,
+    paused boolean not null default false,
     created_at timestamptz not null default now(),
     constraint tenant_pkey primary key (id),
+    constraint tenant_weight_check check (weight between 0.001 and 1000),
     constraint tenant_id_check check (id ~ '^[a-z0-9][a-z0-9-]{0,62}$')
 );
 -- Stock procrastinate clients know no tenants: what they send belongs to this one.

@@ -39,8 +39,12 @@ declare
     v_status text[] := array_fill('ok'::text, array[cardinality(p_runs)]);
     v_repeated text[] := '{}';
     v_again bigint[];
+    v_again_queues text[];
+    v_again_tenants text[];
     v_queues text[];
     v_tenants text[];
+    v_tasks text[];
+    v_ordered bigint[];
     v_events boolean := 'event' = any (p_kinds);
 begin
     perform assert_read_committed();
@@ -51,15 +55,20 @@ begin
     end if;
 
     -- "Running", said so that no partial index matches: the planner would join through one of them, row by row.
-    select coalesce(array_agg(l.id), '{}') into v_mine
+    select coalesce(array_agg(l.id), '{}'), array_agg(l.id) filter (where l.order_no is not null) into v_mine, v_ordered
     from (
-        select r.id
+        select r.id, r.order_no
         from (select distinct run_id, attempt from unnest(p_runs, p_attempts) as i(run_id, attempt)) as i
         join run as r on r.id = i.run_id and r.attempt = i.attempt and r.claimed_at is not null
         where r.id <> all (v_busy)
         order by r.id
         for no key update of r skip locked
     ) as l;
+
+    -- An ordered run ends under its session's lock. That is taken late, but never waited for.
+    if v_ordered is not null then
+        v_mine := lock_ordered_sessions(v_mine, false);
+    end if;
 
     if cardinality(v_mine) < (
         select count(*)
@@ -107,7 +116,7 @@ begin
         perform finish_runs(
             array_agg(i.run_id), array_agg(i.name),
             array_agg(case when i.name = 'succeeded' then i.body::jsonb end),
-            array_agg(case when i.name <> 'succeeded' then i.body::jsonb end))
+            array_agg(case when i.name <> 'succeeded' then i.body::jsonb end), p_notify)
         from unnest(v_live, p_kinds, p_names, p_bodies) as i(run_id, kind, name, body)
         where i.kind = 'outcome' and i.name in ('succeeded', 'failed', 'cancelled') and i.run_id is not null
         having count(*) > 0;
@@ -116,25 +125,28 @@ begin
             update run as r
             set state = case when i.at > v_now then 'scheduled' else 'queued' end,
                 run_at = case when i.at > v_now then i.at end,
-                worker_id = null, claimed_at = null,
+                fresh = false, suspect = false, worker_id = null, claimed_at = null,
                 failures = r.failures + (i.name = 'retry')::integer,
                 error = case when i.name = 'retry' then i.body::jsonb else r.error end
             from unnest(v_live, p_kinds, p_names, p_bodies, p_times) as i(run_id, kind, name, body, at)
             where i.kind = 'outcome' and i.name in ('retry', 'reschedule', 'release')
               and r.id = i.run_id
-            returning r.id, r.queue, r.tenant_id, r.state
+            returning r.id, r.queue, r.tenant_id, r.task, r.state
         )
-        select array_agg(a.id), array_agg(a.queue) filter (where a.state = 'queued'),
-               array_agg(a.tenant_id) filter (where a.state = 'queued')
-        into v_again, v_queues, v_tenants
+        select array_agg(a.id), array_agg(a.queue), array_agg(a.tenant_id),
+               array_agg(a.queue) filter (where a.state = 'queued'),
+               array_agg(a.tenant_id) filter (where a.state = 'queued'),
+               array_agg(a.task) filter (where a.state = 'queued')
+        into v_again, v_again_queues, v_again_tenants, v_queues, v_tenants, v_tasks
         from again as a;
         if v_queues is not null then
-            perform hold_lanes(v_queues, v_tenants);
+            perform hold_lanes(v_queues, v_tenants, v_tasks);
             if p_notify then
                 perform notify_queues(v_queues);
             end if;
         end if;
         if v_again is not null then
+            perform free_slots(v_again_queues, v_again_tenants);
             perform end_cancelled_runs(v_again);
         end if;
     end if;

@@ -10,8 +10,10 @@ from tests.sql.engine import claim, connect, enqueue, new_worker, outcome, rows,
 WITHOUT_LANE = """
     select r.id from run as r
     where r.state = 'queued'
-      and not exists (select from lane as l where l.queue = r.queue and l.tenant_id = r.tenant_id)
+      and not exists (select from lane as l where l.queue = r.queue and l.tenant_id = r.tenant_id
+                      and l.task = r.task)
 """
+REMOVE = "select remove_empty_lanes('default', array_agg(tenant_id), array_agg(task)) from lane"
 
 
 async def empty_lane(connection: Connection) -> None:
@@ -26,7 +28,7 @@ async def test_a_removal_leaves_a_lane_that_an_open_enqueue_holds(connection: Co
     async with await connect(conninfo) as enqueuer, enqueuer.transaction():
         (run_id,) = await enqueue(enqueuer)
         await connection.execute("set lock_timeout = '1s'")
-        assert await value(connection, "select remove_empty_lanes('default', array(select tenant_id from lane))") == 0
+        assert await value(connection, REMOVE) == 0
     assert await rows(connection, WITHOUT_LANE) == []
     assert [run.id for run in await claim(connection)] == [run_id]
 
@@ -37,7 +39,7 @@ async def test_an_enqueue_waits_for_an_open_removal_and_makes_the_lane_again(
     await empty_lane(connection)
     async with await connect(conninfo) as remover, await connect(conninfo) as enqueuer:
         async with remover.transaction():
-            assert await value(remover, "select remove_empty_lanes('default', array(select tenant_id from lane))") == 1
+            assert await value(remover, REMOVE) == 1
             enqueueing = asyncio.create_task(enqueue(enqueuer))
             await until_blocked(connection, enqueuer)
         (run_id,) = await enqueueing
@@ -51,7 +53,7 @@ async def test_a_removal_that_is_rolled_back_leaves_the_lane_to_the_enqueue_that
     await empty_lane(connection)
     async with await connect(conninfo) as remover, await connect(conninfo) as enqueuer:
         async with remover.transaction(force_rollback=True):
-            await remover.execute("select remove_empty_lanes('default', array(select tenant_id from lane))")
+            await remover.execute(REMOVE)
             enqueueing = asyncio.create_task(enqueue(enqueuer))
             await until_blocked(connection, enqueuer)
         await enqueueing
@@ -61,7 +63,7 @@ async def test_a_removal_that_is_rolled_back_leaves_the_lane_to_the_enqueue_that
 async def test_a_removal_spares_a_lane_that_got_a_run(connection: Connection) -> None:
     await empty_lane(connection)
     await enqueue(connection)
-    assert await value(connection, "select remove_empty_lanes('default', array(select tenant_id from lane))") == 0
+    assert await value(connection, REMOVE) == 0
 
 
 async def test_an_open_callers_enqueue_hides_nobody_elses_runs(connection: Connection, conninfo: str) -> None:

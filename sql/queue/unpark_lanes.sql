@@ -1,0 +1,22 @@
+-- Lets claims look at these (queue, tenant) lanes again. Wrongly done, the next claim parks them anew.
+-- Locks first: a claim that is about to park such a lane has it locked, and its decision, made before what happened here,
+-- must not come last.
+create function unpark_lanes(p_queues text[], p_tenants text[]) returns void
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+begin
+    perform from lane as l
+    join unnest(p_queues, p_tenants) as i(q, t) on l.queue = i.q and l.tenant_id = i.t
+    order by l.queue, l.tenant_id, l.task
+    for no key update of l;
+    if found then
+        update lane as l
+        set parked = false, virtual_time = greatest(l.virtual_time, least_virtual_time(l.queue))
+        from unnest(p_queues, p_tenants) as i(q, t)
+        where l.queue = i.q and l.tenant_id = i.t and l.parked;
+    end if;
+end
+$$;
