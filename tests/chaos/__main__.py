@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 import psycopg
+from psycopg.types.json import Jsonb
 from rich.console import Console
 from rich.table import Table
 
@@ -25,7 +26,7 @@ from howdah.sql.schema import install
 from tests.chaos import enqueuer
 from tests.chaos.crew import Crew
 from tests.chaos.enqueuer import Enqueuer
-from tests.chaos.load import TABLES
+from tests.chaos.load import LIMITED_QUEUE, LIMITS, TABLES, TENANTS
 from tests.chaos.server import Server, own_database, tormented_server
 from tests.chaos.torment import Torment
 from tests.chaos.verify import Verdict, verify
@@ -34,6 +35,12 @@ MINUTES = 4.0
 MAX_MINUTES = 60.0
 RUNS_A_MINUTE = 25_000  # what two cores finish beside all the dying
 KILLS_A_MINUTE = 6  # fewer would prove little
+PROVING = (
+    "runs rescued from a dead worker",
+    "looks at the limited queue that found every slot taken",
+    "looks at it that found a tenant with all it may have",
+    "failed heads of ordered sessions requeued",
+)  # counts that must not be 0
 console = Console()
 
 
@@ -53,6 +60,9 @@ def main() -> int:
         with psycopg.connect(cell_conninfo(url)) as connection:
             install(connection)
             connection.execute(TABLES.encode())
+            connection.execute("select set_queue_limits(%s, %s)", [LIMITED_QUEUE, Jsonb(LIMITS)])
+            for tenant in TENANTS:
+                connection.execute("select create_tenant(%s)", [tenant])
         crew = Crew(url, logs)
         try:
             torment, load = asyncio.run(_torment(url, server, crew, runs, minutes))
@@ -72,8 +82,7 @@ def main() -> int:
             broken.append(f"only {done[what]:,} {what}: {wanted:,} were to be; is the machine busy with other things?")
     if (booked := verdict.counts["runs expected"]) != load.enqueued:
         broken.append(f"the client counts {load.enqueued:,} runs taken, and its books {booked:,}")
-    if not verdict.counts["runs rescued from a dead worker"]:
-        broken.append("no run was ever rescued: the kills struck nobody, and nothing was proved")
+    broken += [f"no {what}: nothing was proved" for what in PROVING if not verdict.counts[what]]
     _show(done, verdict, broken)
     if broken:
         console.print(f"what the workers wrote is in {logs}")
@@ -88,7 +97,7 @@ async def _torment(url: str, server: Server, crew: Crew, runs: int, minutes: flo
 
     async with (
         make_pool(cell_conninfo(url, application_name="howdah-chaos")) as pool,
-        make_pool(cell_conninfo(url, application_name=enqueuer.APPLICATION), max_size=1) as client_pool,
+        make_pool(cell_conninfo(url, application_name=enqueuer.APPLICATION), max_size=2) as client_pool,
     ):
         torment, load = Torment(pool, crew, server, tell), Enqueuer(client_pool)
         await torment.run(load, runs, minutes * 60)
@@ -104,6 +113,7 @@ def _done(crew: Crew, torment: Torment, load: Enqueuer) -> dict[str, int]:
         "batches of them sent again, their answer lost": load.repeats,
         "workers killed by SIGKILL": crew.kills,
         "runs under way in them at that moment": tally.interrupted,
+        "workers ended by a poisonous run": crew.poisoned,
         "connections cut": tally.cuts,
         "crashes of the server": tally.crashes,
         "workers that could not start, their database away": crew.false_starts,

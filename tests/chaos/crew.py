@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.chaos.load import POISON_EXIT
+
 ROOT = Path(__file__).parents[2]
 SIZE = 3  # one to be killed while two go on and rescue
 KILL_SECONDS = 10  # for the kernel to end a killed process
@@ -30,6 +32,8 @@ class Crew:
     false_starts
         Workers that ended by themselves before they had registered: their database was away. A supervisor starts
         another.
+    poisoned
+        Workers that were ended by a poisonous run.
     deserters
         Sentences about workers that ended by themselves later, which none may.
     """
@@ -37,6 +41,7 @@ class Crew:
     def __init__(self, url: str, logs: Path) -> None:
         self.kills = 0
         self.false_starts = 0
+        self.poisoned = 0
         self.deserters: list[str] = []
         self._url = url
         self._logs = logs
@@ -88,6 +93,8 @@ class Crew:
     def _note_end(self, pid: int, member: _Member) -> None:
         if "worker_started" not in member.log.read_text(errors="replace"):
             self.false_starts += 1
+        elif member.process.returncode == POISON_EXIT:
+            self.poisoned += 1
         else:
             self.deserters.append(f"worker {pid} ended by itself with {member.process.returncode}: {member.log}")
 

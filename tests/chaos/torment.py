@@ -13,8 +13,9 @@ import psycopg
 from howdah.sql.pool import Connection, Pool
 from tests.chaos import enqueuer, worker
 from tests.chaos.crew import Crew
-from tests.chaos.enqueuer import Enqueuer
+from tests.chaos.enqueuer import Enqueuer, requeue_blocking
 from tests.chaos.server import Server
+from tests.chaos.watcher import watch
 
 PAUSE = (0.6, 2.4)  # seconds between two disturbances, at random
 SHARES = {"kill": 5, "cut": 4, "freeze": 1}  # of the disturbances; the server's crashes have times of their own
@@ -58,6 +59,7 @@ class Torment:
         begin = loop.time()
         self._crew.fill()
         enqueuing = asyncio.create_task(load.enqueue(runs))
+        beside = [asyncio.create_task(requeue_blocking(load.pool)), asyncio.create_task(watch(self._pool))]
         crashes = self._crash_times(seconds)
         try:
             while (elapsed := loop.time() - begin) < seconds or not enqueuing.done():
@@ -72,13 +74,19 @@ class Torment:
                     what = await self._disturb(random.choices(list(SHARES), list(SHARES.values()))[0])
                 if what:
                     self._tell(f"{loop.time() - begin:4.0f} s, {load.enqueued:,} runs enqueued: {what}")
-        finally:
             enqueuing.cancel()
             await asyncio.wait([enqueuing])
-        if not enqueuing.cancelled():
-            enqueuing.result()
-        self._tell(f"{load.enqueued:,} runs enqueued; waiting for the last of them")
-        await self._drain()
+            if not enqueuing.cancelled():
+                enqueuing.result()
+            self._tell(f"{load.enqueued:,} runs enqueued; waiting for the last of them")
+            await self._drain()
+        finally:
+            for task in (enqueuing, *beside):
+                task.cancel()
+            await asyncio.wait([enqueuing, *beside])
+        for task in beside:
+            if not task.cancelled():
+                task.result()
         self.tally.seconds = loop.time() - begin
 
     def _crash_times(self, seconds: float) -> list[float]:

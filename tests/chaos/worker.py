@@ -9,7 +9,8 @@ import uvloop
 
 from howdah.jobs.worker import Worker, WorkerSettings
 from howdah.sql.pool import cell_conninfo, make_pool
-from tests.chaos.load import Trace, app
+from tests.chaos.load import app
+from tests.chaos.trace import Trace
 
 # A rescue within seconds, so that minutes hold many of them.
 SETTINGS = WorkerSettings(concurrency=60, heartbeat=0.5, rescue=2.0, name=f"chaos-{os.getpid()}")
