@@ -59,7 +59,11 @@ class Crew:
             path = self._logs / f"worker-{self._started}.log"
             with path.open("wb") as log:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "tests.chaos.worker", self._url], cwd=ROOT, stdout=log, stderr=log
+                    [sys.executable, "-m", "tests.chaos.worker", self._url],
+                    cwd=ROOT,
+                    stdin=subprocess.PIPE,  # It closes with this process, and then the worker ends.
+                    stdout=log,
+                    stderr=log,
                 )
             self._members[process.pid] = _Member(process, path)
 

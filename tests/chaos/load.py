@@ -180,8 +180,8 @@ def some_run(number: int) -> tuple[NewRun, bool]:
     kind = random.choices(list(SHARES), list(SHARES.values()))[0]
     if kind == "ordered":
         task = random.choice(list(_ORDERED))
-        session = f"ordered-{random.randrange(ORDERED_SESSIONS)}"
-        return _new_run(task, fails, session_id=session, order=_ORDERED[task]), fails
+        place = f"ordered-{random.randrange(ORDERED_SESSIONS)}"
+        return _new_run(task, fails, session_id=place, order=_ORDERED[task]), fails
     if kind == "limited":
         return _new_run("chaos.limited", fails, tenant_id=random.choice(TENANTS), queue=LIMITED_QUEUE), fails
     session = f"case-{random.randrange(SESSIONS)}" if random.random() < IN_SESSIONS else None

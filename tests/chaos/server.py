@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +53,8 @@ def tormented_server() -> Iterator[Server]:
         with server() as url:
             yield Server(url)
         return
+    # So that a stopped program still removes what it has started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     folder = Path(tempfile.mkdtemp(prefix="howdah-chaos-server-"))
     try:
         started = embedded.start(folder)

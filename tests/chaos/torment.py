@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -60,15 +59,17 @@ class Torment:
         self._crew.fill()
         enqueuing = asyncio.create_task(load.enqueue(runs))
         beside = [asyncio.create_task(requeue_blocking(load.pool)), asyncio.create_task(watch(self._pool))]
-        crashes = self._crash_times(seconds)
+        period = min(60.0, seconds)  # in the middle of each the server crashes
+        crash_at = period * random.uniform(0.3, 0.7)
+        what: str | None
         try:
             while (elapsed := loop.time() - begin) < seconds or not enqueuing.done():
                 if elapsed > seconds * (1 + OVERTIME) or (enqueuing.done() and enqueuing.exception()):
                     break
                 await asyncio.sleep(random.uniform(*PAUSE))
                 self._crew.fill()
-                if crashes and loop.time() - begin > crashes[0]:
-                    crashes.pop(0)
+                if self._server.ours is not None and loop.time() - begin > crash_at:
+                    crash_at = period * (crash_at // period + 1 + random.uniform(0.3, 0.7))
                     what = await self._crash()
                 else:
                     what = await self._disturb(random.choices(list(SHARES), list(SHARES.values()))[0])
@@ -88,13 +89,6 @@ class Torment:
             if not task.cancelled():
                 task.result()
         self.tally.seconds = loop.time() - begin
-
-    def _crash_times(self, seconds: float) -> list[float]:
-        """One somewhere in the middle of each minute."""
-        if self._server.ours is None:
-            return []
-        count = math.ceil(seconds / 60)
-        return [seconds / count * (number + random.uniform(0.3, 0.7)) for number in range(count)]
 
     async def _disturb(self, kind: str) -> str | None:
         if kind == "cut":

@@ -1,9 +1,10 @@
-"""``python -m tests.chaos.worker DATABASE_URL``: a worker of the chaos load, to be killed."""
+"""``python -m tests.chaos.worker DATABASE_URL``: a worker of the chaos load, which ends with its standard input."""
 
 from __future__ import annotations
 
 import os
 import sys
+import threading
 
 import uvloop
 
@@ -23,5 +24,16 @@ async def work(url: str) -> None:
         await Worker(app, conninfo, SETTINGS, resources={Trace: Trace(pool)}).run()
 
 
+def end_with_parent() -> None:
+    """End this process when the one that started it is gone, however it went."""
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 if __name__ == "__main__":
+    end_with_parent()
     uvloop.run(work(sys.argv[1]))
