@@ -16,9 +16,10 @@ from tests.chaos.enqueuer import Enqueuer, requeue_blocking
 from tests.chaos.server import Server
 from tests.chaos.watcher import watch
 
-PAUSE = (0.6, 2.4)  # seconds between two disturbances, at random
-SHARES = {"kill": 5, "cut": 4, "freeze": 1}  # of the disturbances; the server's crashes have times of their own
-OVERTIME = 2.0  # times the minutes, for what is still to be enqueued then on a slow machine
+PAUSE = (0.8, 2.8)  # seconds between two disturbances, at random
+SHARES = {"kill": 3, "cut": 4, "freeze": 1}  # of the disturbances; the server's crashes have times of their own
+CRASH_EVERY = (25.0, 50.0)  # seconds, at random: at least one a minute
+OVERTIME = 3.0  # times the minutes, one at least, for what is still to be enqueued then on a slow machine
 ANSWER_SECONDS = 20.0  # for peers to give a frozen worker up, and for it to notice
 DRAIN_SECONDS = 120.0  # for what is left at the end, one rescue and one retry included
 LOOK_EVERY = 0.1  # seconds
@@ -59,17 +60,16 @@ class Torment:
         self._crew.fill()
         enqueuing = asyncio.create_task(load.enqueue(runs))
         beside = [asyncio.create_task(requeue_blocking(load.pool)), asyncio.create_task(watch(self._pool))]
-        period = min(60.0, seconds)  # in the middle of each the server crashes
-        crash_at = period * random.uniform(0.3, 0.7)
+        crash_at = min(60.0, seconds) * random.uniform(0.3, 0.7)
         what: str | None
         try:
             while (elapsed := loop.time() - begin) < seconds or not enqueuing.done():
-                if elapsed > seconds * (1 + OVERTIME) or (enqueuing.done() and enqueuing.exception()):
+                if elapsed > seconds + OVERTIME * max(seconds, 60.0) or (enqueuing.done() and enqueuing.exception()):
                     break
                 await asyncio.sleep(random.uniform(*PAUSE))
                 self._crew.fill()
                 if self._server.ours is not None and loop.time() - begin > crash_at:
-                    crash_at = period * (crash_at // period + 1 + random.uniform(0.3, 0.7))
+                    crash_at += random.uniform(*CRASH_EVERY)
                     what = await self._crash()
                 else:
                     what = await self._disturb(random.choices(list(SHARES), list(SHARES.values()))[0])
