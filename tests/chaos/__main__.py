@@ -122,7 +122,7 @@ def _done(crew: Crew, torment: Torment, load: Enqueuer) -> dict[str, int]:
         "crashes of the server": tally.crashes,
         "workers that could not start, their database away": crew.false_starts,
         "workers frozen, given up and awake again": tally.zombies,
-        "writes of theirs refused": crew.logged("outcome_stale") + crew.logged("attempt_stale"),
+        "writes of attempts that were over refused": crew.logged("outcome_stale") + crew.logged("attempt_stale"),
     }
 
 
