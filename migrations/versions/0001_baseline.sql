@@ -570,15 +570,6 @@ begin
                 where r.state = 'queued'
                 for no key update of r skip locked
             ),
-            claimed as (
-                update run as r
-                set state = 'running', attempt = r.attempt + 1, worker_id = p_worker, claimed_at = v_now, run_at = null,
-                    unique_key = null
-                from locked as h
-                where r.ctid = h.place
-                returning r.id, r.tenant_id, r.queue, r.task, r.args::text, r.attempt, r.failures, r.session_id,
-                          r.retry::text, r.deadline
-            ),
             advanced as (
                 update lane as l
                 set virtual_time = a.virtual_time,
@@ -603,7 +594,13 @@ begin
                 ) as a
                 where l.queue = v_queue and l.tenant_id = a.tenant_id and l.task = a.task
             )
-            select * from claimed;
+            update run as r
+            set state = 'running', attempt = r.attempt + 1, worker_id = p_worker, claimed_at = v_now, run_at = null,
+                unique_key = null
+            from locked as h
+            where r.ctid = h.place
+            returning r.id, r.tenant_id, r.queue, r.task, r.args::text, r.attempt, r.failures, r.session_id,
+                      r.retry::text, r.deadline;
             get diagnostics v_taken = row_count;
             v_left := v_left - v_taken;
             v_room := v_room - v_taken;
@@ -1050,7 +1047,6 @@ $$;
 -- Moves live runs to history in their final state, frees their slots, and lets their ordered sessions go on: not past
 -- a failed run that says that they wait for it. The caller holds the locks of the runs and of their ordered sessions, and
 -- has checked the attempts.
--- Nothing finishes before the millisecond in its id: lookups bound history by it, also where a clock stepped back.
 create function finish_runs(p_runs bigint[], p_states text[], p_outputs jsonb[], p_errors jsonb[],
                             p_notify boolean default true) returns void
 language plpgsql
@@ -1059,6 +1055,8 @@ set enable_mergejoin = off
 set enable_seqscan = off
 as $$
 declare
+    -- At or after the millisecond in every id: lookups bound history by it, also where a clock stepped back.
+    v_now timestamptz := greatest(engine_now(), (select run_created_at(max(i)) from unnest(p_runs) as i));
     v_queues text[];
     v_tenants text[];
     v_heads bigint[];
@@ -1073,30 +1071,30 @@ begin
         returning r.id, r.tenant_id, r.queue, r.task, f.state, r.priority, r.session_id, r.args, r.attempt,
                   r.failures + (f.state = 'failed')::integer as failures, r.deaths, r.deaths_alone, r.order_no,
                   r.on_failure, r.retry, r.worker_id, r.claimed_at, f.output, coalesce(f.error, r.error) as error
-    ),
-    kept as (
-        insert into run_history (id, tenant_id, queue, task, state, priority, session_id, args, attempt, failures, deaths,
-                                 deaths_alone, order_no, on_failure, retry, worker_id, claimed_at, finished_at, output,
-                                 error)
-        select g.id, g.tenant_id, g.queue, g.task, g.state, g.priority, g.session_id, g.args, g.attempt, g.failures,
-               g.deaths, g.deaths_alone, g.order_no, g.on_failure, g.retry, g.worker_id, g.claimed_at,
-               greatest(engine_now(), run_created_at(g.id)), g.output, g.error
-        from gone as g
     )
-    select array_agg(g.queue) filter (where g.claimed_at is not null),
-           array_agg(g.tenant_id) filter (where g.claimed_at is not null),
-           array_agg(g.id) filter (where g.passes),
-           array_agg(g.tenant_id) filter (where g.passes),
-           array_agg(g.session_id) filter (where g.passes),
-           array_agg(g.order_no) filter (where g.passes)
-    into v_queues, v_tenants, v_heads, v_head_tenants, v_sessions, v_nos
-    from (select g.*, g.order_no is not null and not (g.state = 'failed' and g.on_failure = 'block') as passes
-          from gone as g) as g;
-    if v_queues is not null then
-        perform free_slots(v_queues, v_tenants);
-    end if;
-    if v_heads is not null then
-        perform advance_sessions(v_heads, v_head_tenants, v_sessions, v_nos, p_notify);
+    insert into run_history (id, tenant_id, queue, task, state, priority, session_id, args, attempt, failures, deaths,
+                             deaths_alone, order_no, on_failure, retry, worker_id, claimed_at, finished_at, output, error)
+    select g.id, g.tenant_id, g.queue, g.task, g.state, g.priority, g.session_id, g.args, g.attempt, g.failures,
+           g.deaths, g.deaths_alone, g.order_no, g.on_failure, g.retry, g.worker_id, g.claimed_at, v_now, g.output, g.error
+    from gone as g;
+
+    -- Most installations have neither, and need not read again what was written.
+    if exists (select from queue as q where q.max_running_per_tenant is not null) or exists (select from ordered_session)
+    then
+        select array_agg(h.queue) filter (where h.claimed_at is not null),
+               array_agg(h.tenant_id) filter (where h.claimed_at is not null),
+               array_agg(h.id) filter (where h.passes), array_agg(h.tenant_id) filter (where h.passes),
+               array_agg(h.session_id) filter (where h.passes), array_agg(h.order_no) filter (where h.passes)
+        into v_queues, v_tenants, v_heads, v_head_tenants, v_sessions, v_nos
+        from (select h.*, h.order_no is not null and not (h.state = 'failed' and h.on_failure = 'block') as passes
+              from unnest(p_runs) as i(id)
+              join run_history as h on h.id = i.id and h.finished_at = v_now) as h;
+        if v_queues is not null then
+            perform free_slots(v_queues, v_tenants);
+        end if;
+        if v_heads is not null then
+            perform advance_sessions(v_heads, v_head_tenants, v_sessions, v_nos, p_notify);
+        end if;
     end if;
 end
 $$;
@@ -2377,6 +2375,7 @@ as $$
 #variable_conflict use_column
 declare
     v_now timestamptz := engine_now();
+    v_wanted integer;
     v_mine bigint[];
     v_busy bigint[] := '{}';
     v_live bigint[] := p_runs;  -- an item's run; null where nothing may be written
@@ -2399,10 +2398,15 @@ begin
     end if;
 
     -- "Running", said so that no partial index matches: the planner would join through one of them, row by row.
-    select coalesce(array_agg(l.id), '{}'), array_agg(l.id) filter (where l.order_no is not null) into v_mine, v_ordered
+    with wanted as materialized (
+        select distinct run_id, attempt from unnest(p_runs, p_attempts) as i(run_id, attempt)
+    )
+    select coalesce(array_agg(l.id), '{}'), array_agg(l.id) filter (where l.order_no is not null),
+           (select count(*) from wanted)
+    into v_mine, v_ordered, v_wanted
     from (
         select r.id, r.order_no
-        from (select distinct run_id, attempt from unnest(p_runs, p_attempts) as i(run_id, attempt)) as i
+        from wanted as i
         join run as r on r.id = i.run_id and r.attempt = i.attempt and r.claimed_at is not null
         where r.id <> all (v_busy)
         order by r.id
@@ -2414,10 +2418,7 @@ begin
         v_mine := lock_ordered_sessions(v_mine, false);
     end if;
 
-    if cardinality(v_mine) < (
-        select count(*)
-        from (select distinct run_id, attempt from unnest(p_runs, p_attempts) as i(run_id, attempt)) as i)
-    then
+    if cardinality(v_mine) < v_wanted then
         -- Not all were locked: a neighbour holds the row for a moment, or the attempt is over, perhaps ended by this
         -- very attempt in a flush whose answer was lost with the connection.
         select array_agg(case when r.id = any (v_mine) then 'ok'
@@ -2465,33 +2466,35 @@ begin
         where i.kind = 'outcome' and i.name in ('succeeded', 'failed', 'cancelled') and i.run_id is not null
         having count(*) > 0;
 
-        with again as (
-            update run as r
-            set state = case when i.at > v_now then 'scheduled' else 'queued' end,
-                run_at = case when i.at > v_now then i.at end,
-                fresh = false, suspect = false, worker_id = null, claimed_at = null,
-                failures = r.failures + (i.name = 'retry')::integer,
-                error = case when i.name = 'retry' then i.body::jsonb else r.error end
-            from unnest(v_live, p_kinds, p_names, p_bodies, p_times) as i(run_id, kind, name, body, at)
-            where i.kind = 'outcome' and i.name in ('retry', 'reschedule', 'release')
-              and r.id = i.run_id
-            returning r.id, r.queue, r.tenant_id, r.task, r.state
-        )
-        select array_agg(a.id), array_agg(a.queue), array_agg(a.tenant_id),
-               array_agg(a.queue) filter (where a.state = 'queued'),
-               array_agg(a.tenant_id) filter (where a.state = 'queued'),
-               array_agg(a.task) filter (where a.state = 'queued')
-        into v_again, v_again_queues, v_again_tenants, v_queues, v_tenants, v_tasks
-        from again as a;
-        if v_queues is not null then
-            perform hold_lanes(v_queues, v_tenants, v_tasks);
-            if p_notify then
-                perform notify_queues(v_queues);
+        if p_names && array['retry', 'reschedule', 'release'] then
+            with again as (
+                update run as r
+                set state = case when i.at > v_now then 'scheduled' else 'queued' end,
+                    run_at = case when i.at > v_now then i.at end,
+                    fresh = false, suspect = false, worker_id = null, claimed_at = null,
+                    failures = r.failures + (i.name = 'retry')::integer,
+                    error = case when i.name = 'retry' then i.body::jsonb else r.error end
+                from unnest(v_live, p_kinds, p_names, p_bodies, p_times) as i(run_id, kind, name, body, at)
+                where i.kind = 'outcome' and i.name in ('retry', 'reschedule', 'release')
+                  and r.id = i.run_id
+                returning r.id, r.queue, r.tenant_id, r.task, r.state
+            )
+            select array_agg(a.id), array_agg(a.queue), array_agg(a.tenant_id),
+                   array_agg(a.queue) filter (where a.state = 'queued'),
+                   array_agg(a.tenant_id) filter (where a.state = 'queued'),
+                   array_agg(a.task) filter (where a.state = 'queued')
+            into v_again, v_again_queues, v_again_tenants, v_queues, v_tenants, v_tasks
+            from again as a;
+            if v_queues is not null then
+                perform hold_lanes(v_queues, v_tenants, v_tasks);
+                if p_notify then
+                    perform notify_queues(v_queues);
+                end if;
             end if;
-        end if;
-        if v_again is not null then
-            perform free_slots(v_again_queues, v_again_tenants);
-            perform end_cancelled_runs(v_again);
+            if v_again is not null then
+                perform free_slots(v_again_queues, v_again_tenants);
+                perform end_cancelled_runs(v_again);
+            end if;
         end if;
     end if;
 

@@ -116,7 +116,8 @@ create unique index run_unique_key_idx on run (tenant_id, unique_key)
     where unique_key is not null and state in ('queued', 'scheduled', 'blocked');
 create index run_tenant_idx on run (tenant_id, id);
 
--- One row for each (queue, tenant, task) with queued work. Claims order lanes by virtual time, which is in no
+-- One row for each (queue, tenant, task) with queued work, or more where it had to be made beside an open transaction
+-- (twin, see hold_lanes). Claims order lanes by virtual time, which is in no
 -- unique index, so that advancing it never waits for a concurrent enqueue.
 --   parked   its tenant is at its cap or paused: no claim looks at it until something unparks it
 --   floor_*  no fresh run of this priority or a lower one waits before this id; next_*: the floor once every
@@ -125,6 +126,7 @@ create table lane (
     queue text not null,
     tenant_id text not null,
     task text not null,
+    twin integer not null default 0,
     virtual_time double precision not null,
     parked boolean not null default false,
     floor_priority integer,
@@ -132,7 +134,7 @@ create table lane (
     next_priority integer,
     next_id bigint,
     next_xid xid8,
-    constraint lane_pkey primary key (queue, tenant_id, task)
+    constraint lane_pkey primary key (queue, tenant_id, task, twin)
 ) with (
     fillfactor = 50,
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_cost_delay = 0
