@@ -479,6 +479,7 @@ declare
     v_left integer := p_limit;
     v_room integer;
     v_cap integer;
+    v_held boolean := false;
     v_taken integer;
     v_started integer;
     v_queue text;
@@ -495,7 +496,9 @@ begin
     end if;
     foreach v_queue in array p_queues loop
         exit when v_left <= 0;
-        select q.room, q.per_tenant into v_room, v_cap from lock_queue(v_queue, v_left, v_left = p_limit) as q;
+        -- Waited for only while no other queue is held: workers come to their queues in any order.
+        select q.room, q.per_tenant, q.held or v_held into v_room, v_cap, v_held
+        from lock_queue(v_queue, v_left, v_left = p_limit and not v_held) as q;
         continue when v_room <= 0;
         v_tasks := open_tasks(v_queue, p_tasks);
         v_started := 0;
@@ -633,6 +636,7 @@ declare
     v_queue text;
     v_room integer;
     v_cap integer;
+    v_held boolean := false;
 begin
     perform assert_read_committed();
     perform from worker as w where w.id = p_worker for key share;
@@ -642,7 +646,7 @@ begin
     end if;
     foreach v_queue in array p_queues loop
         continue when not exists (select from run as r where r.queue = v_queue and r.state = 'queued' and r.suspect);
-        select q.room, q.per_tenant into v_room, v_cap from lock_queue(v_queue, 1) as q;
+        select q.room, q.per_tenant, q.held or v_held into v_room, v_cap, v_held from lock_queue(v_queue, 1, not v_held) as q;
         continue when v_room <= 0;
         return query
         with head as (
@@ -1368,14 +1372,16 @@ $$;
 -- running rows are then counted in a statement of their own, which sees what was committed before the lock. A slot is
 -- a running row: nothing can leak.
 --   p_wait  whether to wait for another claim of the queue. A caller who holds locks of an earlier queue does not.
+--   held    whether the queue is locked now
 create function lock_queue(p_queue text, p_wanted integer, p_wait boolean default true,
-                           out room integer, out per_tenant integer)
+                           out room integer, out per_tenant integer, out held boolean)
 language plpgsql
 set enable_seqscan = off
 as $$
 declare
     v_queue queue;
 begin
+    held := false;
     select q.* into v_queue from queue as q where q.name = p_queue;
     if v_queue.name is null or v_queue.paused then
         room := 0;
@@ -1390,6 +1396,7 @@ begin
     else
         select q.* into v_queue from queue as q where q.name = p_queue for no key update skip locked;
     end if;
+    held := v_queue.name is not null;
     if v_queue.name is null or v_queue.paused then
         room := 0;
         return;
@@ -3190,8 +3197,9 @@ create type procrastinate_job_to_defer_v1 as (
 
 -- attempts: failed ones; procrastinate counts a job's last attempt as well, once it has ended.
 create view procrastinate_live_jobs as
-select r.id, r.queue as queue_name, r.task as task_name, r.priority, null::text as lock, r.unique_key as queueing_lock,
-       r.args, (case r.state when 'running' then 'doing' else 'todo' end)::procrastinate_job_status as status,
+select r.id, r.queue as queue_name, r.task as task_name, r.priority,
+       case when r.order_no is not null then r.session_id end as lock, r.unique_key as queueing_lock, r.args,
+       (case r.state when 'running' then 'doing' else 'todo' end)::procrastinate_job_status as status,
        r.run_at as scheduled_at, r.failures as attempts, r.cancel_requested and r.state = 'running' as abort_requested,
        r.worker_id
 from run as r;
@@ -3201,7 +3209,8 @@ select j.id, j.queue_name, j.task_name, j.priority, j.lock, j.queueing_lock, j.a
        j.attempts, j.abort_requested, j.worker_id
 from procrastinate_live_jobs as j
 union all
-select h.id, h.queue, h.task, h.priority, null, null, h.args,
+select h.id, h.queue, h.task, h.priority,
+       case when h.order_no is not null then h.session_id end, null, h.args,
        -- Only a run that was running when it was cancelled still has its worker.
        (case when h.state = 'cancelled' and h.worker_id is not null then 'aborted'
              else h.state end)::procrastinate_job_status,
@@ -3240,6 +3249,7 @@ as $$
 declare
     v_run run;
 begin
+    perform lock_ordered_sessions(array[p_job], true);
     select r.* into v_run from run as r where r.id = p_job for no key update;
     if not found or (v_run.state = 'running' and not p_abort) then
         return null;
@@ -3256,7 +3266,7 @@ $$;
 
 -- Stock clients' defer: all of the batch or nothing, for the tenant 'default'. Returns ids in the order given.
 --   queueing_lock  a uniqueness key; a second one is refused under the constraint's name that clients look for
---   lock           refused: ordered sessions are not built yet, and to run it unordered would break its promise
+--   lock           the job is one of the ordered runs of this session; a failed one lets the session go on
 create function procrastinate_defer_jobs_v1(p_jobs procrastinate_job_to_defer_v1[]) returns bigint[]
 language plpgsql
 as $$
@@ -3271,9 +3281,6 @@ begin
         return '{}';
     end if;
     foreach v_job in array p_jobs loop
-        if v_job.lock is not null then
-            perform procrastinate_refuse_lock(v_job.lock);
-        end if;
         if v_job.queue_name !~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$' then
             raise exception 'queue % is not a name', quote_literal(v_job.queue_name)
                 using errcode = 'HW016', hint = 'use up to 128 letters, digits and . _ : - beginning with a letter or digit';
@@ -3289,20 +3296,25 @@ begin
            min(j.queueing_lock) filter (where e.status = 'not_unique')
     into v_ids, v_status, v_lock
     from enqueue_runs(
-        array(select 'default'::text from unnest(p_jobs)),
-        array(select j.task_name::text from unnest(p_jobs) with ordinality as j order by j.ordinality),
-        array(select coalesce(j.args, '{}')::text from unnest(p_jobs) with ordinality as j order by j.ordinality),
-        array(select j.queue_name::text from unnest(p_jobs) with ordinality as j order by j.ordinality),
-        array(select j.priority from unnest(p_jobs) with ordinality as j order by j.ordinality),
-        array(select j.scheduled_at from unnest(p_jobs) with ordinality as j order by j.ordinality),
-        null, null,
-        array(select j.queueing_lock from unnest(p_jobs) with ordinality as j order by j.ordinality)) as e
+        p_tenants => array(select 'default'::text from unnest(p_jobs)),
+        p_tasks => array(select j.task_name::text from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        p_args => array(select coalesce(j.args, '{}')::text from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        p_queues => array(select j.queue_name::text from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        p_priorities => array(select j.priority from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        p_run_ats => array(select j.scheduled_at from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        p_sessions => array(select j.lock from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        p_unique => array(select j.queueing_lock from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        p_orders => array(select case when j.lock is not null then 'skip' end
+                          from unnest(p_jobs) with ordinality as j order by j.ordinality)) as e
     join unnest(p_jobs) with ordinality as j on j.ordinality = e.ord;
 
     if v_status = 'not_unique' then
         raise exception 'a job with the queueing lock % is already queued', quote_literal(v_lock)
             using errcode = 'unique_violation', constraint = 'procrastinate_jobs_queueing_lock_idx_v1',
                   detail = format('Key (queueing_lock)=(%s) already exists.', v_lock);
+    elsif v_status = 'queue_full' then
+        raise exception 'a queue of these jobs has as many queued runs as it may'
+            using errcode = 'HW018', hint = 'try again in a second, or raise max_queued: select * from ops.queues';
     elsif v_status is not null then
         raise exception 'the tenant ''default'', to whom procrastinate''s jobs belong, is unknown'
             using errcode = 'HW009', hint = 'create it: select * from create_tenant(''default'', ''Default'')';
@@ -3360,17 +3372,40 @@ create trigger procrastinate_delete_job instead of delete on procrastinate_jobs
 for each row execute function procrastinate_delete_job();
 
 -- Takes finished runs out of history. Only those of 'default', the tenant of stock clients: other tenants' history is
--- theirs, and goes when its day's partition is dropped.
+-- theirs, and goes when its day's partition is dropped. A failed run that its session waits for stays, to be requeued or
+-- discarded: without it the session would wait forever.
 create function procrastinate_delete_runs(p_runs bigint[]) returns void
 language sql
 as $$
     delete from run_history as h
     where h.id = any (p_runs) and h.tenant_id = 'default'
       and h.finished_at >= (select run_created_at(min(i)) from unnest(p_runs) as i)
+      and not exists (select from ordered_session as s
+                      where s.tenant_id = h.tenant_id and s.session_id = h.session_id and s.head_id = h.id)
+$$;
+
+-- Writes how the attempt of a held run ended; p_outcome as in flush. A stock worker would not send it again: what flush
+-- could not write is raised.
+create function procrastinate_end_attempt(p_run run, p_outcome text, p_error text, p_at timestamptz default null)
+returns void
+language plpgsql
+as $$
+declare
+    v_status text;
+begin
+    select f.status into v_status
+    from flush(array[p_run.id], array[p_run.attempt], array['outcome'], array[p_outcome], array[p_error],
+               array[null::text], array[p_at]) as f;
+    if v_status <> 'ok' then
+        raise exception 'job % was changed by somebody else while it ended: %', p_run.id, v_status
+            using errcode = 'HW001', hint = 'its attempt is over, or was ended twice at once: look at its status';
+    end if;
+end
 $$;
 
 -- Gives a stock worker one run of a plain task; a row of nulls where there is none. p_queues null: any queue.
 -- Workflows are left to Howdah's workers: a stock worker would run them without their checkpoints.
+-- A suspect run goes to a worker that runs nothing, and that is given nothing more until it has ended: see claim_suspect.
 create function procrastinate_fetch_job_v2(p_queues character varying[], p_worker bigint) returns procrastinate_jobs
 language plpgsql
 as $$
@@ -3378,9 +3413,13 @@ declare
     v_job procrastinate_jobs;
     v_id bigint;
     v_queues text[];
+    v_suspects text[];
 begin
     -- The claim locks it too; it is taken first, because a rescue under way makes us wait for it.
     perform from worker as w where w.id = p_worker for key share;
+    if exists (select from run as r where r.worker_id = p_worker and r.state = 'running' and r.suspect) then
+        return null;
+    end if;
     perform from wake_due_runs();
 
     -- One run a call: in a fixed order of queues, a busy first one would starve the others.
@@ -3393,10 +3432,18 @@ begin
     -- One fetch at a time, and nothing below waits: beside another's claim the queue would look empty, and a stock worker
     -- that finds nothing sleeps for seconds.
     perform pg_advisory_xact_lock(hashtextextended(current_schema() || '.procrastinate_fetch', 0));
-    select c.run_id into v_id from claim_runs(
-        p_worker, v_queues, 1,
-        array(select l.task from unnest(v_queues) as q(name), unnest(lane_tasks(q.name)) as l(task)
-              except select t.name from task as t where t.kind = 'workflow')) as c;
+    select array_agg(s.task) into v_suspects
+    from (select r.task from run as r where r.queue = any (v_queues) and r.state = 'queued' and r.suspect
+          except select t.name from task as t where t.kind = 'workflow') as s;
+    if v_suspects is not null and not exists (select from run as r where r.worker_id = p_worker and r.state = 'running') then
+        select c.run_id into v_id from claim_suspect(p_worker, v_queues, v_suspects) as c;
+    end if;
+    if v_id is null then
+        select c.run_id into v_id from claim_runs(
+            p_worker, v_queues, 1,
+            array(select l.task from unnest(v_queues) as q(name), unnest(lane_tasks(q.name)) as l(task)
+                  except select t.name from task as t where t.kind = 'workflow')) as c;
+    end if;
     select j.* into v_job from procrastinate_live_jobs as j where j.id = v_id;
     return v_job;
 end
@@ -3415,13 +3462,15 @@ begin
             using errcode = 'HW016', hint = 'use succeeded, failed or aborted';
     end if;
     v_run := procrastinate_hold_run(p_job);
-    perform from flush(
-        array[p_job], array[v_run.attempt], array['outcome'],
-        array[case p_status when 'aborted' then 'cancelled' else p_status::text end],
-        array[case p_status
-                  when 'failed' then '{"type": "JobFailed", "message": "failed; its procrastinate worker logged why"}'
-                  when 'aborted' then '{"type": "JobAborted", "message": "aborted by its procrastinate worker"}' end],
-        array[null::text], array[null::timestamptz]);
+    perform procrastinate_end_attempt(
+        v_run, case p_status when 'aborted' then 'cancelled' else p_status::text end,
+        case p_status
+            when 'failed' then '{"type": "JobFailed", "message": "failed; its procrastinate worker logged why"}'
+            when 'aborted' then '{"type": "JobAborted", "message": "aborted by its procrastinate worker"}' end);
+    if v_run.order_no is not null then
+        -- The next job of its lock may wait for nothing else; stock workers hear of new jobs only.
+        perform procrastinate_notify('job_inserted', p_job, array[v_run.queue]);
+    end if;
     if p_delete then
         perform procrastinate_delete_runs(array[p_job]);
     end if;
@@ -3430,6 +3479,7 @@ $$;
 
 -- Locks the run that a stock worker means and returns it. Stock clients show no attempt, so this is the fence that is
 -- left: the run must be running, and on a stock worker. (That it is another stock worker's cannot be seen.)
+-- Its lock, an ordered session, is locked first and waited for: a stock worker says how a job ended only once.
 create function procrastinate_hold_run(p_job bigint) returns run
 language plpgsql
 as $$
@@ -3437,6 +3487,7 @@ declare
     v_run run;
 begin
     perform assert_read_committed();
+    perform lock_ordered_sessions(array[p_job], true);
     select r.* into v_run from run as r where r.id = p_job for no key update;
     if v_run.state = 'running'
         and exists (select from worker as w where w.id = v_run.worker_id and w.name like 'procrastinate:%') then
@@ -3492,16 +3543,6 @@ begin
 end
 $$;
 
--- Says that `lock` cannot be honoured, rather than run such jobs out of order.
-create function procrastinate_refuse_lock(p_lock text) returns void
-language plpgsql
-as $$
-begin
-    raise exception 'lock % cannot be honoured: ordered sessions are not built yet', quote_literal(p_lock)
-        using errcode = 'HW010', hint = 'leave lock out where order does not matter; queueing_lock works';
-end
-$$;
-
 -- A stock worker announces itself. Its name's beginning tells it from Howdah's own: it heartbeats more slowly.
 create function procrastinate_register_worker_v1() returns table (worker_id bigint)
 language sql
@@ -3509,8 +3550,39 @@ as $$
     select w.worker_id from register_worker('procrastinate:' || pg_backend_pid(), '{}') as w
 $$;
 
+-- Brings a job that failed for good back from history; its failures are counted on. See procrastinate_retry_job_v2.
+-- A lock has gone on without it, so it goes to its lock's end.
+create function procrastinate_retry_failed_job(
+    p_job bigint, p_retry_at timestamptz, p_priority integer, p_queue text, p_lock text
+) returns void
+language plpgsql
+as $$
+declare
+    v_old run_history;
+    v_run run;
+begin
+    select h.* into v_old from run_history as h where h.id = p_job and h.finished_at >= run_created_at(p_job);
+    if p_lock is not null and (v_old.order_no is null or v_old.session_id <> p_lock) then
+        -- It leaves its session, which may wait for it, before it joins another.
+        perform from discard_runs(null, array[p_job]);
+        update run_history as h set session_id = p_lock, order_no = 0, on_failure = 'skip'
+        where h.id = p_job and h.finished_at = v_old.finished_at;
+    end if;
+    -- Back under the run's lock: nobody can claim it before this transaction has said when.
+    perform from requeue_runs(null, array[p_job], p_notify => false);
+    update run as r
+    set failures = v_old.failures, priority = coalesce(p_priority, r.priority), queue = coalesce(p_queue, r.queue),
+        run_at = p_retry_at,
+        state = case when r.state = 'blocked' then 'blocked'
+                     when p_retry_at > engine_now() then 'scheduled' else 'queued' end
+    where r.id = p_job
+    returning r.* into v_run;
+    perform hold_lanes(array[v_run.queue], array[v_run.tenant_id], array[v_run.task]);
+end
+$$;
+
 -- Runs a job again at p_retry_at: one that its stock worker has just failed, or one that failed for good.
--- A running job that was asked to abort fails instead. New priority and queue: null leaves them as they are.
+-- A running job that was asked to abort fails instead. New priority, queue and lock: null leaves them as they are.
 create function procrastinate_retry_job_v2(
     p_job bigint,
     p_retry_at timestamptz,
@@ -3520,44 +3592,67 @@ create function procrastinate_retry_job_v2(
 ) returns void
 language plpgsql
 as $$
+begin
+    insert into queue (name) select p_queue where p_queue is not null on conflict do nothing;
+    if exists (select from run_history as h
+               where h.id = p_job and h.finished_at >= run_created_at(p_job) and h.state = 'failed') then
+        perform procrastinate_retry_failed_job(p_job, p_retry_at, p_priority, p_queue, p_lock);
+    else
+        perform procrastinate_retry_running_job(p_job, p_retry_at, p_priority, p_queue, p_lock);
+    end if;
+    perform notify_queues(array(select r.queue from run as r where r.id = p_job));
+    perform procrastinate_notify('job_inserted', p_job, array(select r.queue from run as r where r.id = p_job));
+end
+$$;
+
+-- Ends the attempt of a stock worker's job as failed, to be tried again. See procrastinate_retry_job_v2.
+-- With the lock that it had, it stays the first of it; with a new one it goes to that one's end, and the old one goes on.
+create function procrastinate_retry_running_job(
+    p_job bigint, p_retry_at timestamptz, p_priority integer, p_queue text, p_lock text
+) returns void
+language plpgsql
+as $$
 declare
     v_run run;
-    v_failures integer;
+    v_no bigint;
+    v_head boolean;
 begin
-    if p_lock is not null then
-        perform procrastinate_refuse_lock(p_lock);
-    end if;
-    insert into queue (name) select p_queue where p_queue is not null on conflict do nothing;
-
-    select h.failures into v_failures
-    from run_history as h
-    where h.id = p_job and h.finished_at >= run_created_at(p_job) and h.state = 'failed';
-    if found then
-        -- Back under the run's lock: nobody can claim it before this transaction has said when.
-        perform from requeue_runs(null, array[p_job], p_notify => false);
-        update run as r
-        set failures = v_failures, priority = coalesce(p_priority, r.priority), queue = coalesce(p_queue, r.queue),
-            state = case when p_retry_at > engine_now() then 'scheduled' else 'queued' end, run_at = p_retry_at
-        where r.id = p_job
-        returning r.* into v_run;
-        perform hold_lanes(array[v_run.queue], array[v_run.tenant_id], array[v_run.task]);
-    else
-        v_run := procrastinate_hold_run(p_job);
-        if v_run.cancel_requested then
-            perform procrastinate_finish_job_v1(p_job, 'failed', false);
-            return;
+    select r.* into v_run from run as r where r.id = p_job;
+    if v_run.id is not null and p_lock is not null and (v_run.order_no is null or v_run.session_id <> p_lock) then
+        -- Both sessions before the run, in everybody's order.
+        if v_run.session_id < p_lock then
+            perform lock_ordered_sessions(array[p_job], true);
         end if;
-        update run as r
-        set priority = coalesce(p_priority, r.priority), queue = coalesce(p_queue, r.queue)
-        where r.id = p_job
-        returning r.* into v_run;
-        perform from flush(
-            array[p_job], array[v_run.attempt], array['outcome'], array['retry'],
-            array['{"type": "JobFailed", "message": "failed, to be retried; its procrastinate worker logged why"}'],
-            array[null::text], array[p_retry_at], false);
+        select n.order_no, n.head into v_no, v_head
+        from number_ordered_runs(array[p_job], array[v_run.tenant_id], array[p_lock], array['skip']) as n;
     end if;
-    perform notify_queues(array[v_run.queue]);
-    perform procrastinate_notify('job_inserted', p_job, array[v_run.queue]);
+
+    v_run := procrastinate_hold_run(p_job);
+    if v_run.cancel_requested then
+        perform procrastinate_finish_job_v1(p_job, 'failed', false);
+        if v_no is not null then
+            -- It has a place in the new session, but does not come.
+            perform advance_sessions(array[p_job], array[v_run.tenant_id], array[p_lock], array[v_no], true);
+        end if;
+        return;
+    end if;
+    update run as r
+    set priority = coalesce(p_priority, r.priority), queue = coalesce(p_queue, r.queue),
+        session_id = case when v_no is null then r.session_id else p_lock end, order_no = coalesce(v_no, r.order_no),
+        on_failure = case when v_no is null then r.on_failure else 'skip' end
+    where r.id = p_job;
+    if v_no is not null and v_run.order_no is not null then
+        perform advance_sessions(
+            array[p_job], array[v_run.tenant_id], array[v_run.session_id], array[v_run.order_no], true);
+    end if;
+    perform procrastinate_end_attempt(
+        v_run, 'retry', '{"type": "JobFailed", "message": "failed, to be retried; its procrastinate worker logged why"}',
+        p_retry_at);
+    if not v_head then
+        update run as r set state = 'blocked' where r.id = p_job;
+    end if;
+    -- The attempt's slot was one of the queue that the job has just left.
+    perform free_slots(array[v_run.queue], array[v_run.tenant_id]);
 end
 $$;
 

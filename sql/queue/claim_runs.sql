@@ -29,6 +29,7 @@ declare
     v_left integer := p_limit;
     v_room integer;
     v_cap integer;
+    v_held boolean := false;
     v_taken integer;
     v_started integer;
     v_queue text;
@@ -46,7 +47,9 @@ begin
     end if;
     foreach v_queue in array p_queues loop
         exit when v_left <= 0;
-        select q.room, q.per_tenant into v_room, v_cap from lock_queue(v_queue, v_left, v_left = p_limit) as q;
+        -- Waited for only while no other queue is held: workers come to their queues in any order.
+        select q.room, q.per_tenant, q.held or v_held into v_room, v_cap, v_held
+        from lock_queue(v_queue, v_left, v_left = p_limit and not v_held) as q;
         continue when v_room <= 0;
         v_tasks := open_tasks(v_queue, p_tasks);
         v_started := 0;
