@@ -9,6 +9,7 @@ from procrastinate import App as StockApp
 from procrastinate import PsycopgConnector
 
 from howdah.jobs import App
+from howdah.jobs.schedules import Scheduler
 from howdah.sql.pool import Connection
 from tests.jobs.conftest import Work
 from tests.sql.engine import enqueue, rows, value
@@ -35,12 +36,25 @@ async def exists(connection: Connection, table: str) -> bool:
     return await value(connection, "select to_regclass(%s) is not null", table)
 
 
-def test_every_app_has_the_tasks_each_with_its_time(app: App, conninfo: str) -> None:
-    for each in (app, App()):
-        crons = {p.task.name: p.cron for p in each.periodic_registry.periodic_tasks.values()}
-        assert crons.keys() == {f"howdah:{task}" for task in TASKS}
-        assert crons["howdah:sweep"] == "* * * * *"
-        assert {each.tasks[name].queue for name in crons} == {"howdah"}
+async def test_every_app_has_the_tasks_and_a_worker_schedules_them(connection: Connection) -> None:
+    App()  # a second app's names are the same
+    app = App()
+    crons = {p.task.name: p.cron for p in app.periodic_registry.periodic_tasks.values()}
+    assert crons.keys() == {f"howdah:{task}" for task in TASKS}
+    assert {app.tasks[name].queue for name in crons} == {"howdah"}
+
+    await connection.execute("set howdah.now = '2030-01-01 12:00:30'")
+    await Scheduler(app).register(connection)
+    await Scheduler(app).run_once(connection)
+    await connection.execute("set howdah.now = '2030-01-01 12:01:00'")
+    await Scheduler(app).run_once(connection)
+    assert await rows(connection, "select task, queue, unique_key from run") == [
+        ("howdah:sweep", "howdah", "howdah:sweep")
+    ]
+    await connection.execute("set howdah.now = '2030-01-01 13:00:00'")
+    await Scheduler(app).run_once(connection)
+    waiting = await rows(connection, "select task from run order by task")
+    assert waiting == sorted(crons), "once each, however late"
 
 
 async def test_a_worker_of_other_queues_serves_them_too(app: App, work: Work, connection: Connection) -> None:
