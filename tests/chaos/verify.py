@@ -119,7 +119,7 @@ COUNTS: Mapping[str, str] = {
     "runs expected": "select count(*) from chaos.chaos_enqueued",
     "runs ended": "select count(*) from run_history",
     "sweeps that repaired anything": "select count(*) from run_history"
-    " where task = 'howdah:sweep' and output - '{lane without runs,silent worker}'::text[] <> '{}'",
+    " where case when task = 'howdah:sweep' then output - '{lane without runs,silent worker}'::text[] <> '{}' end",
     "runs rescued from a dead worker": "select count(*) from run_history where deaths > 0",
     "runs that failed once and were retried": "select count(*) from run_history where failures > 0",
     "runs taken from a frozen worker": "select count(*) from chaos.chaos_zombie",

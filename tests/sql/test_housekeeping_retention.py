@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from howdah.sql.pool import Connection
 from howdah.sql.queue.calls import cancel_runs, requeue_runs
 from howdah.sql.workflow.calls import read_checkpoints
-from tests.sql.engine import checkpoint, claim, connect, enqueue, outcome, rows, running, value, write
+from tests.sql.engine import checkpoint, claim, connect, enqueue, outcome, rows, running, until_blocked, value, write
 
 PARTITIONS = (
     "select inhrelid::regclass::text from pg_inherits"
@@ -105,13 +105,16 @@ async def test_two_droppers_do_not_collide(connection: Connection, conninfo: str
 async def test_a_day_is_not_prepared_behind_a_long_read_and_holds_nobody_up(
     connection: Connection, conninfo: str
 ) -> None:
-    (run,) = await running(connection)
     await set_now(connection, 1)
-    async with await connect(conninfo) as reader, reader.transaction():
+    prepare = "select created from prepare_partitions()"
+    async with await connect(conninfo) as reader, await connect(conninfo) as other, reader.transaction():
         await reader.execute("select count(*) from run_history; select count(*) from checkpoint")
-        assert await rows(connection, "select created from prepare_partitions()") == []
-        assert await write(connection, outcome(run)) == ["ok"]
-    assert len(await rows(connection, "select created from prepare_partitions()")) == 2
+        preparing = asyncio.create_task(rows(connection, prepare))
+        await until_blocked(other, connection)
+        await other.execute("set lock_timeout = '2s'")
+        assert await value(other, "select count(*) from run_history") == 0
+        assert await preparing == []
+    assert len(await rows(connection, prepare)) == 2
 
 
 async def test_what_landed_in_the_default_partitions_goes_in_bounded_steps(connection: Connection) -> None:
