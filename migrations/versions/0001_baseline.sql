@@ -114,7 +114,7 @@ create table queue (
     constraint queue_limits_check check (
         least(max_running, max_running_per_tenant, starts_per_period, max_queued, max_queued_per_tenant) >= 0),
     constraint queue_period_check check ((starts_per_period is null) = (period is null) and period > interval '0')
-) with (fillfactor = 50);
+) with (fillfactor = 50);  -- room for updates within the page: no index knows what claims write, so vacuum has little to do
 
 -- How many runs wait in a queue that caps them, as counted at counted_at: one row with tenant_id '' for all its tenants
 -- together, and one for each tenant at its cap.
@@ -124,7 +124,11 @@ create table queue_depth (
     queued integer not null,
     counted_at timestamptz not null,
     constraint queue_depth_pkey primary key (queue, tenant_id)
-) with (fillfactor = 50);
+) with (
+    -- Written anew each second. A thousand tenants at their caps leave as many dead rows a second.
+    fillfactor = 50,
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0
+);
 
 -- What workers say they can run; the API reads names and argument schemas here, so both deploy apart.
 create table task (
@@ -146,7 +150,7 @@ create table worker (
     started_at timestamptz not null default now(),
     heartbeat_at timestamptz not null default now(),
     constraint worker_pkey primary key (id)
-) with (fillfactor = 50);
+) with (fillfactor = 50);  -- heartbeats are updates within the page, which the next reader prunes
 
 -- Live runs only: a finished run moves to run_history, so this table and its indexes stay small and hot.
 -- The key is the id alone: psql and stock procrastinate clients address a run without naming its tenant,
@@ -192,6 +196,9 @@ create table run (
         state in ('queued', 'scheduled', 'blocked', 'waiting', 'held', 'running')),
     constraint run_running_check check ((state = 'running') = (claimed_at is not null))
 ) with (
+    -- Each run leaves two dead rows, and dead index entries at the head of the ready indexes are what slows claims: vacuum
+    -- after a fiftieth, where the default is a fifth, and at full speed. A fillfactor below 100 keeps the retry of a run on
+    -- its page; state is in an index, so most updates are in indexes too.
     fillfactor = 80,
     autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
     autovacuum_analyze_scale_factor = 0.1, autovacuum_vacuum_cost_delay = 0
@@ -229,6 +236,8 @@ create table lane (
     next_xid xid8,
     constraint lane_pkey primary key (queue, tenant_id, task)
 ) with (
+    -- Every claim updates the virtual time of its lanes, which is in an index: the few rows of this table die thousands of
+    -- times a minute, and each claim reads the index from its head. So a fixed threshold, whatever the number of lanes.
     fillfactor = 50,
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_cost_delay = 0
 );
@@ -242,7 +251,11 @@ create table ordered_session (
     last_no bigint not null,
     head_id bigint not null,
     constraint ordered_session_pkey primary key (tenant_id, session_id)
-) with (fillfactor = 50);
+) with (
+    -- Comes and goes with the session's runs, and is updated in its page as they come.
+    fillfactor = 50,
+    autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0
+);
 
 create table run_history (
     id bigint not null,
@@ -280,8 +293,18 @@ create table idempotency_key (
     created_at timestamptz not null default now(),
     expires_at timestamptz not null,
     constraint idempotency_key_pkey primary key (tenant_id, key)
+) with (
+    -- A day of keys may be millions, of which some thousands expire every few minutes, always at the index's head.
+    autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 5000
 );
 create index idempotency_key_expires_idx on idempotency_key (expires_at);
+
+-- How far the walks of sweep_queues have come: the key that each looked at last. One that came to its end has no row.
+create table sweep_walk (
+    name text not null,
+    reached text[] not null,
+    constraint sweep_walk_pkey primary key (name)
+);
 
 -- Goes on with ordered sessions whose head has left the live runs: the next run, by number, becomes the head and is
 -- queued; a session without one is gone. The caller holds the sessions' locks and names each head with its number: looked
@@ -780,6 +803,53 @@ begin
 end
 $$;
 
+-- Drops one day of history or of checkpoints that is older than p_keep: call it until it answers nothing. One a call,
+-- because a drop locks the whole table until its transaction ends.
+--   dropped  false: somebody reads or writes the table right now. It waits a fifth of a second at most, because
+--            everybody else would wait behind it; the day stays for the next time.
+-- A day of checkpoints goes once no run that was enqueued on it is live, or in history: such a run may be requeued, and
+-- goes on from its last finished step. Today stays, whatever p_keep is.
+create function drop_partitions(p_keep interval) returns table (partition text, dropped boolean)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set lock_timeout = '200ms'
+as $$
+declare
+    v_before date := least(engine_now() - p_keep, engine_now()) at time zone 'utc';
+begin
+    if not pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.partitions', 0)) then
+        return;
+    end if;
+    select d.name into partition
+    from (
+        select c.relname as name, i.inhparent = 'run_history'::regclass as is_history,
+               case when c.relname ~ '_\d{8}$' then right(c.relname, 8)::date end as day
+        from pg_inherits as i
+        join pg_class as c on c.oid = i.inhrelid
+        where i.inhparent in ('run_history'::regclass, 'checkpoint'::regclass)
+    ) as d
+    where d.day < v_before
+      and (d.is_history
+           or (not exists (select from run as r where r.id >= first_run_id(d.day) and r.id < first_run_id(d.day + 1))
+               and not exists (select from run_history as h
+                               where h.id >= first_run_id(d.day) and h.id < first_run_id(d.day + 1)
+                                 and h.finished_at >= d.day::timestamp at time zone 'utc')))
+    order by d.day, not d.is_history
+    limit 1;
+    if partition is not null then
+        begin
+            execute format('drop table %I', partition);
+            dropped := true;
+        exception when lock_not_available then
+            dropped := false;
+        end;
+        return next;
+    end if;
+end
+$$;
+
 -- Ends those of these runs that somebody asked to cancel while they ran: they have stopped, and must not start again.
 create function end_cancelled_runs(p_runs bigint[]) returns void
 language sql
@@ -1007,6 +1077,24 @@ begin
 end
 $$;
 
+-- Deletes idempotency keys whose window is over, p_limit at most. Returns how many went.
+create function expire_idempotency_keys(p_limit integer default 10000) returns table (expired integer)
+language sql
+set enable_seqscan = off
+as $$
+    with gone as (
+        delete from idempotency_key as k
+        using (select e.tenant_id, e.key from idempotency_key as e
+               where e.expires_at <= engine_now()
+               order by e.expires_at
+               limit p_limit
+               for update skip locked) as e
+        where k.tenant_id = e.tenant_id and k.key = e.key
+        returning 1
+    )
+    select count(*)::integer from gone
+$$;
+
 -- Ends runs whose deadline has passed: at once as failed where they are not running, else by asking their worker, which
 -- knows the deadline itself and has most often stopped by then. p_limit at most; returns how many it ended or asked.
 create function expire_runs(p_limit integer default 1000, p_notify boolean default true) returns table (expired integer)
@@ -1108,6 +1196,19 @@ create function first_run_id(p_day date) returns bigint
 language sql immutable parallel safe
 as $$
     select (extract(epoch from p_day::timestamp)::bigint * 1000) << 20
+$$;
+
+-- Whether a run waits below its lane's floor, where no claim looks. That happens when a clock stepped back and made an
+-- older id, or when claims went past a run while others held its row, who then left it queued after all.
+create function floor_hides_runs(p_lane lane) returns boolean
+language sql stable
+set enable_seqscan = off
+as $$
+    select exists (
+        select from run as r
+        where r.queue = p_lane.queue and r.tenant_id = p_lane.tenant_id and r.task = p_lane.task
+          and r.state = 'queued' and r.fresh
+          and -r.priority = -p_lane.floor_priority and r.id <= p_lane.floor_id)
 $$;
 
 -- Told of each attempt that has ended, by queue and tenant: where tenants have a limit, their lanes are looked at again.
@@ -1552,10 +1653,15 @@ end
 $$;
 
 -- Makes the day partitions of history and checkpoints from today to p_days ahead. Called by maintenance, any number
--- of times. A partition is built apart and attached, so that it never waits behind a long read of its parent.
+-- of times. A partition is built apart and attached: that leaves the parent alone, but locks the default partition, so a
+-- day that cannot have it within a fifth of a second is left for the next call. Longer, and whoever comes after would
+-- wait too, behind a dump say.
 -- A day that came before its partition has rows in the default one already: it stays there, and the others go on.
+-- The rows are never changed again, or hardly: vacuum may freeze them the first time it comes, not read them once more
+-- when they are old.
 create function prepare_partitions(p_days integer default 7) returns table (created text)
 language plpgsql
+set lock_timeout = '10s'
 as $$
 declare
     v_day date;
@@ -1567,6 +1673,7 @@ declare
 begin
     -- One preparer at a time; the others would only collide on names.
     perform pg_advisory_xact_lock(hashtextextended(current_schema() || '.partitions', 0));
+    set local lock_timeout = '200ms';
     for v_day in select d::date from generate_series(engine_now() at time zone 'utc', (engine_now() at time zone 'utc')
                                                      + make_interval(days => p_days), interval '1 day') as d loop
         v_next := v_day + 1;
@@ -1577,13 +1684,16 @@ begin
             v_name := v_parent || to_char(v_day, '_YYYYMMDD');
             continue when to_regclass(v_name) is not null;
             begin
-                execute format('create table %I (like %I including defaults including constraints)', v_name, v_parent);
+                execute format('create table %I (like %I including defaults including constraints)'
+                               ' with (autovacuum_freeze_min_age = 0)', v_name, v_parent);
                 execute format('alter table %I attach partition %I for values from (%L) to (%L)',
                                v_parent, v_name, v_from, v_to);
                 created := v_name;
                 return next;
             exception when check_violation then
                 raise warning 'the day % of % stays in its default partition, which has rows of it', v_day, v_parent;
+            when lock_not_available then
+                raise warning 'the day % of % must wait: its default partition is in use', v_day, v_parent;
             end;
         end loop;
     end loop;
@@ -1847,6 +1957,18 @@ as $$
     select to_timestamp((p_id >> 20) / 1000.0)
 $$;
 
+-- Whether an ordered session's head is one that its blocked runs may wait for: live and not blocked itself, or failed
+-- for good where that stops the session.
+create function session_has_head(p_session ordered_session) returns boolean
+language sql stable
+set enable_seqscan = off
+as $$
+    select exists (select from run as r where r.id = p_session.head_id and r.state <> 'blocked')
+        or exists (select from run_history as h
+                   where h.id = p_session.head_id and h.finished_at >= run_created_at(p_session.head_id)
+                     and h.state = 'failed' and h.on_failure = 'block')
+$$;
+
 -- Changes a queue's limits, which hold from the next claim or enqueue on; makes the queue where there is none.
 --   p_limits  {"max_running", "max_running_per_tenant", "starts_per_period", "period_s", "max_queued",
 --             "max_queued_per_tenant"}: a number sets, null removes, what is absent stays
@@ -1929,6 +2051,358 @@ begin
 end
 $$;
 
+-- Part of sweep_queues: lanes whose floor hides runs lose it, and claims look from zero; parked lanes whose tenant has
+-- room are unparked; lanes without runs go. (The last break nothing: a claim that is full leaves those it emptied.)
+create function sweep_lanes(p_limit integer, p_notify boolean) returns table (kind text, repaired integer)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_after text[] := walk_from('lanes', 3);
+    v_last text[];
+    v_hidden lane[];
+    v_parked lane[];
+    v_empty lane[];
+    v_repaired integer;
+begin
+    with walked as materialized (
+        select l as lane from lane as l
+        where (l.queue, l.tenant_id, l.task) > (v_after[1], v_after[2], v_after[3])
+        order by l.queue, l.tenant_id, l.task
+        limit p_limit
+    )
+    select array_agg(w.lane) filter (where floor_hides_runs(w.lane)),
+           array_agg(w.lane) filter (where (w.lane).parked and tenant_has_room((w.lane).queue, (w.lane).tenant_id)),
+           array_agg(w.lane) filter (where not lane_has_runs(w.lane)),
+           (array_agg(array[(w.lane).queue, (w.lane).tenant_id, (w.lane).task]
+                      order by (w.lane).queue, (w.lane).tenant_id, (w.lane).task))[p_limit:p_limit]
+    into v_hidden, v_parked, v_empty, v_last
+    from walked as w;
+    perform walk_reached('lanes', v_last);
+
+    if v_hidden is not null or v_parked is not null then
+        v_hidden := array(
+            select l from lane as l
+            join unnest(v_hidden || v_parked) as i
+                on l.queue = i.queue and l.tenant_id = i.tenant_id and l.task = i.task
+            order by l.queue, l.tenant_id, l.task
+            for no key update of l skip locked);
+
+        update lane as l
+        set floor_priority = null, floor_id = null, next_priority = null, next_id = null, next_xid = null
+        from unnest(v_hidden) as i
+        where l.queue = i.queue and l.tenant_id = i.tenant_id and l.task = i.task and floor_hides_runs(l);
+        get diagnostics v_repaired = row_count;
+        if v_repaired > 0 then
+            return query select 'run below its lane''s floor', v_repaired;
+        end if;
+
+        update lane as l
+        set parked = false, virtual_time = greatest(l.virtual_time, least_virtual_time(l.queue))
+        from unnest(v_hidden) as i
+        where l.queue = i.queue and l.tenant_id = i.tenant_id and l.task = i.task
+          and l.parked and tenant_has_room(l.queue, l.tenant_id);
+        get diagnostics v_repaired = row_count;
+        if v_repaired > 0 then
+            return query select 'parked lane with room', v_repaired;
+        end if;
+        if p_notify then
+            perform notify_queues(array(select distinct i.queue from unnest(v_hidden) as i));
+        end if;
+    end if;
+
+    select sum(remove_empty_lanes(e.queue, e.tenants, e.tasks)) into v_repaired
+    from (select i.queue, array_agg(i.tenant_id) as tenants, array_agg(i.task) as tasks
+          from unnest(v_empty) as i group by i.queue) as e;
+    if v_repaired > 0 then
+        return query select 'lane without runs', v_repaired;
+    end if;
+end
+$$;
+
+-- Part of sweep_queues: queued runs whose lane is missing get it back. Goes from one (queue, tenant, task) with queued
+-- runs to the next by the ready indexes, an index descent each, however many runs they have. (Suspect runs need no lane.)
+create function sweep_queued(p_limit integer, p_notify boolean) returns table (kind text, repaired integer)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_after text[] := walk_from('queued', 3);
+    v_last text[];
+    v_queues text[];
+    v_tenants text[];
+    v_tasks text[];
+begin
+    with recursive fresh as (
+        (select r.queue, r.tenant_id, r.task, 1 as place from run as r
+         where r.state = 'queued' and r.fresh and (r.queue, r.tenant_id, r.task) > (v_after[1], v_after[2], v_after[3])
+         order by r.queue, r.tenant_id, r.task
+         limit 1)
+        union all
+        select n.queue, n.tenant_id, n.task, w.place + 1
+        from fresh as w
+        cross join lateral (
+            select r.queue, r.tenant_id, r.task from run as r
+            where r.state = 'queued' and r.fresh and (r.queue, r.tenant_id, r.task) > (w.queue, w.tenant_id, w.task)
+            order by r.queue, r.tenant_id, r.task
+            limit 1) as n
+        where w.place < p_limit
+    ),
+    returned as (
+        (select r.queue, r.tenant_id, r.task, 1 as place from run as r
+         where r.state = 'queued' and not r.fresh and not r.suspect
+           and (r.queue, r.tenant_id, r.task) > (v_after[1], v_after[2], v_after[3])
+         order by r.queue, r.tenant_id, r.task
+         limit 1)
+        union all
+        select n.queue, n.tenant_id, n.task, w.place + 1
+        from returned as w
+        cross join lateral (
+            select r.queue, r.tenant_id, r.task from run as r
+            where r.state = 'queued' and not r.fresh and not r.suspect
+              and (r.queue, r.tenant_id, r.task) > (w.queue, w.tenant_id, w.task)
+            order by r.queue, r.tenant_id, r.task
+            limit 1) as n
+        where w.place < p_limit
+    ),
+    walked as materialized (
+        select * from fresh union all select * from returned
+    ),
+    without as (
+        select distinct w.queue, w.tenant_id, w.task from walked as w
+        where not exists (select from lane as l
+                          where l.queue = w.queue and l.tenant_id = w.tenant_id and l.task = w.task)
+    )
+    select (select array_agg(w.queue order by w.queue, w.tenant_id, w.task) from without as w),
+           (select array_agg(w.tenant_id order by w.queue, w.tenant_id, w.task) from without as w),
+           (select array_agg(w.task order by w.queue, w.tenant_id, w.task) from without as w),
+           -- Where both stopped early, the one that is behind: what the other saw beyond it, it sees again.
+           (select array[w.queue, w.tenant_id, w.task] from walked as w
+            where w.place = p_limit order by w.queue, w.tenant_id, w.task limit 1)
+    into v_queues, v_tenants, v_tasks, v_last;
+    perform walk_reached('queued', v_last);
+    if v_queues is not null then
+        perform hold_lanes(v_queues, v_tenants, v_tasks);
+        if p_notify then
+            perform notify_queues(v_queues);
+        end if;
+        return query select 'queued run without lane', cardinality(v_queues);
+    end if;
+end
+$$;
+
+-- Looks for what the engine's invariants forbid, and repairs it: what nobody foresaw, or did by hand, must not strand a
+-- run for ever. Answers what it repaired, by kind; nothing where all is well. Each call looks at up to p_limit places of
+-- each kind, goes on where the last call stopped, and begins anew after the end. One sweep at a time; another answers nothing.
+-- It sees others' transactions from outside, as they began or as they ended, and in both states the invariants hold:
+-- what one statement finds broken is broken. Each repair then locks what it found, skips what is held, and looks again.
+create function sweep_queues(p_limit integer default 5000, p_notify boolean default true)
+returns table (kind text, repaired integer)
+language plpgsql
+as $$
+begin
+    perform assert_read_committed();
+    if not pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.sweep', 0)) then
+        return;
+    end if;
+    return query select * from sweep_workers(p_limit, p_notify);
+    return query select * from sweep_sessions(p_limit, p_notify);
+    return query select * from sweep_queued(p_limit, p_notify);
+    return query select * from sweep_lanes(p_limit, p_notify);
+end
+$$;
+
+-- Part of sweep_queues: ordered sessions whose head is gone, and blocked runs whose session has no row. The next run by
+-- number is promoted; a session without one goes. If an ordered run of the session is live after all, that is its head:
+-- two must never go at once.
+-- A session that waits for a failed run does so for as long as history keeps it: then its head is gone.
+create function sweep_sessions(p_limit integer, p_notify boolean) returns table (kind text, repaired integer)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_after text[] := walk_from('sessions', 2);
+    v_blocked_after text[] := walk_from('blocked sessions', 2);
+    v_last text[];
+    v_headless ordered_session[];
+    v_missing text[];
+    v_missing_tenants text[];
+    v_locked ordered_session[];
+    v_made integer;
+    v_repaired integer;
+begin
+    with walked as materialized (
+        select s as session from ordered_session as s
+        where (s.tenant_id, s.session_id) > (v_after[1], v_after[2])
+        order by s.tenant_id, s.session_id
+        limit p_limit
+    )
+    select array_agg(w.session) filter (where not session_has_head(w.session)),
+           (array_agg(array[(w.session).tenant_id, (w.session).session_id]
+                      order by (w.session).tenant_id, (w.session).session_id))[p_limit:p_limit]
+    into v_headless, v_last
+    from walked as w;
+    perform walk_reached('sessions', v_last);
+
+    with recursive walked as (
+        (select r.tenant_id, r.session_id, 1 as place from run as r
+         where r.state = 'blocked' and (r.tenant_id, r.session_id) > (v_blocked_after[1], v_blocked_after[2])
+         order by r.tenant_id, r.session_id
+         limit 1)
+        union all
+        select n.tenant_id, n.session_id, w.place + 1
+        from walked as w
+        cross join lateral (
+            select r.tenant_id, r.session_id from run as r
+            where r.state = 'blocked' and (r.tenant_id, r.session_id) > (w.tenant_id, w.session_id)
+            order by r.tenant_id, r.session_id
+            limit 1) as n
+        where w.place < p_limit
+    )
+    select array_agg(w.tenant_id) filter (where s.tenant_id is null),
+           array_agg(w.session_id) filter (where s.tenant_id is null),
+           array_agg(array[w.tenant_id, w.session_id]) filter (where w.place = p_limit)
+    into v_missing_tenants, v_missing, v_last
+    from walked as w
+    left join ordered_session as s on s.tenant_id = w.tenant_id and s.session_id = w.session_id;
+    perform walk_reached('blocked sessions', v_last);
+
+    if v_missing is null and v_headless is null then
+        return;
+    end if;
+    -- No run has the id 0: a head that is gone, for the repair below. Made, the row is locked.
+    with made as (
+        insert into ordered_session as s (tenant_id, session_id, last_no, head_id)
+        select i.tenant_id, i.session_id, l.order_no, 0
+        from unnest(v_missing_tenants, v_missing) as i(tenant_id, session_id)
+        cross join lateral (
+            select r.order_no from run as r
+            where r.tenant_id = i.tenant_id and r.session_id = i.session_id and r.state = 'blocked'
+            order by r.order_no desc
+            limit 1) as l
+        order by i.tenant_id, i.session_id
+        on conflict do nothing
+        returning s as session
+    )
+    select count(*), coalesce(v_headless, '{}') || coalesce(array_agg(m.session), '{}') into v_made, v_headless
+    from made as m;
+
+    v_locked := array(
+        select s from ordered_session as s
+        join unnest(v_headless) as i on i.tenant_id = s.tenant_id and i.session_id = s.session_id
+        order by s.tenant_id, s.session_id
+        for no key update of s skip locked);
+    update ordered_session as s
+    set head_id = l.id, last_no = greatest(s.last_no, l.order_no)
+    from unnest(v_locked) as i
+    cross join lateral (
+        select r.id, r.order_no from run as r
+        where r.tenant_id = i.tenant_id and r.session_id = i.session_id and r.order_no is not null and r.state <> 'blocked'
+        order by r.order_no
+        limit 1) as l
+    where s.tenant_id = i.tenant_id and s.session_id = i.session_id and not session_has_head(s);
+    get diagnostics v_repaired = row_count;
+
+    v_locked := array(
+        select s from ordered_session as s
+        join unnest(v_locked) as i on i.tenant_id = s.tenant_id and i.session_id = s.session_id
+        where not session_has_head(s));
+    perform advance_sessions(array_agg(s.head_id), array_agg(s.tenant_id), array_agg(s.session_id),
+                             array_agg(0::bigint), p_notify)
+    from unnest(v_locked) as s
+    having count(*) > 0;
+    v_repaired := v_repaired + cardinality(v_locked) - v_made;
+    return query
+    select s.kind, s.repaired
+    from (values ('blocked run without session', v_made), ('session without head', v_repaired)) as s(kind, repaired)
+    where s.repaired > 0;
+end
+$$;
+
+-- Part of sweep_queues: gives back running runs whose worker's row is gone, and takes away workers that have been silent
+-- for an hour: by then nobody's patience with a silent worker can still hold.
+create function sweep_workers(p_limit integer, p_notify boolean) returns table (kind text, repaired integer)
+language plpgsql
+set enable_seqscan = off
+as $$
+declare
+    v_gone bigint[];
+begin
+    v_gone := array(
+        select distinct r.worker_id from run as r
+        where r.state = 'running' and not exists (select from worker as w where w.id = r.worker_id)
+        limit p_limit);
+    return query
+    select s.kind, s.repaired
+    from (select 'running run without worker', requeue_workers_runs(v_gone, p_limit, p_notify)
+          where v_gone <> '{}') as s(kind, repaired)
+    where s.repaired > 0;
+    return query
+    select 'silent worker', s.workers from rescue_runs(interval '1 hour', p_limit, p_notify) as s where s.workers > 0;
+end
+$$;
+
+-- Whether a tenant may start a run in a queue, as far as the tenant is concerned: neither paused nor at its cap there.
+create function tenant_has_room(p_queue text, p_tenant text) returns boolean
+language sql stable
+set enable_seqscan = off
+as $$
+    select exists (select from tenant as t where t.id = p_tenant and not t.paused)
+       and not exists (
+        select from queue as q
+        where q.name = p_queue
+          and q.max_running_per_tenant <= (
+            select count(*)
+            from (select from run as r
+                  where r.queue = p_queue and r.tenant_id = p_tenant and r.state = 'running'
+                  limit q.max_running_per_tenant) as slot))
+$$;
+
+-- Deletes what is older than p_keep from the default partitions, where days land that nobody prepared: p_limit rows of
+-- each at most. Checkpoints stay as long as their run is live or in history. Returns how many rows went.
+create function trim_default_partitions(p_keep interval, p_limit integer default 10000) returns table (trimmed integer)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_before timestamptz := date_trunc('day', least(engine_now() - p_keep, engine_now()), 'utc');
+    v_first_id bigint := first_run_id((v_before at time zone 'utc')::date);
+    v_runs integer;
+    v_checkpoints integer;
+begin
+    -- Nothing finishes before the time in its id: what is old enough has a lesser one.
+    delete from run_history_default as h
+    using (select o.id, o.finished_at from run_history_default as o
+           where o.id < v_first_id and o.finished_at < v_before
+           order by o.id
+           limit p_limit
+           for update skip locked) as o
+    where h.id = o.id and h.finished_at = o.finished_at;
+    get diagnostics v_runs = row_count;
+
+    delete from checkpoint_default as c
+    using (select o.run_id, o.step from checkpoint_default as o
+           where o.run_id < v_first_id
+             and not exists (select from run as r where r.id = o.run_id)
+             and not exists (select from run_history as h
+                             where h.id = o.run_id and h.finished_at >= run_created_at(o.run_id))
+           order by o.run_id
+           limit p_limit
+           for update skip locked) as o
+    where c.run_id = o.run_id and c.step = o.step;
+    get diagnostics v_checkpoints = row_count;
+    return query select v_runs + v_checkpoints;
+end
+$$;
+
 -- Lets claims look at these (queue, tenant) lanes again. Wrongly done, the next claim parks them anew.
 -- Locks first: a claim that is about to park such a lane has it locked, and its decision, made before what happened here,
 -- must not come last.
@@ -1975,6 +2449,8 @@ declare
     v_tasks text[];
 begin
     perform assert_read_committed();
+    -- A claim whose connection was cut may still be under way here: its runs, too, must be seen below.
+    perform from worker as w where w.id = p_worker for update;
     perform lock_ordered_sessions(
         array(select r.id from run as r where r.worker_id = p_worker and r.state = 'running' and r.cancel_requested), true);
     with released as (
@@ -2036,6 +2512,24 @@ begin
     return query
     select coalesce(cardinality(v_queues), 0), (select min(r.run_at) from run as r where r.state = 'scheduled');
 end
+$$;
+
+-- The key of p_columns columns after which a walk of sweep_queues goes on; empty strings, before every key, where it begins.
+create function walk_from(p_walk text, p_columns integer) returns text[]
+language sql stable
+as $$
+    select coalesce((select w.reached from sweep_walk as w where w.name = p_walk), array_fill(''::text, array[p_columns]))
+$$;
+
+-- Keeps how far a walk of sweep_queues has come: the key it looked at last, alone or as an array of one. Nothing: it came
+-- to the end, and begins anew.
+create function walk_reached(p_walk text, p_key text[]) returns void
+language sql
+as $$
+    delete from sweep_walk as w where w.name = p_walk and coalesce(p_key, '{}') = '{}';
+    insert into sweep_walk as w (name, reached)
+    select p_walk, array(select unnest(p_key)) where p_key <> '{}'
+    on conflict (name) do update set reached = excluded.reached;
 $$;
 
 -- Cron schedules: which run comes when. Rows may also be written by plain SQL: a scheduler works out `next_at`, and what
@@ -3403,7 +3897,8 @@ begin
 end
 $$;
 
--- Gives a stock worker one run of a plain task; a row of nulls where there is none. p_queues null: any queue.
+-- Gives a stock worker one run of a plain task; a row of nulls where there is none. p_queues null: any queue but
+-- 'howdah', whose tasks are the engine's own: a stock worker has none of them, and would fail their runs.
 -- Workflows are left to Howdah's workers: a stock worker would run them without their checkpoints.
 -- A suspect run goes to a worker that runs nothing, and that is given nothing more until it has ended: see claim_suspect.
 create function procrastinate_fetch_job_v2(p_queues character varying[], p_worker bigint) returns procrastinate_jobs
@@ -3425,7 +3920,7 @@ begin
     -- One run a call: in a fixed order of queues, a busy first one would starve the others.
     select array_agg(q.name order by random()) into v_queues
     from queue as q
-    where p_queues is null or q.name = any (p_queues);
+    where case when p_queues is null then q.name <> 'howdah' else q.name = any (p_queues) end;
     if v_queues is null then
         return null;
     end if;

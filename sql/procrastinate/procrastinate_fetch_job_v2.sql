@@ -1,4 +1,5 @@
--- Gives a stock worker one run of a plain task; a row of nulls where there is none. p_queues null: any queue.
+-- Gives a stock worker one run of a plain task; a row of nulls where there is none. p_queues null: any queue but
+-- 'howdah', whose tasks are the engine's own: a stock worker has none of them, and would fail their runs.
 -- Workflows are left to Howdah's workers: a stock worker would run them without their checkpoints.
 -- A suspect run goes to a worker that runs nothing, and that is given nothing more until it has ended: see claim_suspect.
 create function procrastinate_fetch_job_v2(p_queues character varying[], p_worker bigint) returns procrastinate_jobs
@@ -20,7 +21,7 @@ begin
     -- One run a call: in a fixed order of queues, a busy first one would starve the others.
     select array_agg(q.name order by random()) into v_queues
     from queue as q
-    where p_queues is null or q.name = any (p_queues);
+    where case when p_queues is null then q.name <> 'howdah' else q.name = any (p_queues) end;
     if v_queues is null then
         return null;
     end if;
