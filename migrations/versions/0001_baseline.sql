@@ -218,7 +218,8 @@ create unique index run_unique_key_idx on run (tenant_id, unique_key)
     where unique_key is not null and state in ('queued', 'scheduled', 'blocked');
 create index run_tenant_idx on run (tenant_id, id);
 
--- One row for each (queue, tenant, task) with queued work. Claims order lanes by virtual time, which is in no
+-- One row for each (queue, tenant, task) with queued work, or more where it had to be made beside an open transaction
+-- (twin, see hold_lanes). Claims order lanes by virtual time, which is in no
 -- unique index, so that advancing it never waits for a concurrent enqueue.
 --   parked   its tenant is at its cap or paused: no claim looks at it until something unparks it
 --   floor_*  no fresh run of this priority or a lower one waits before this id; next_*: the floor once every
@@ -227,6 +228,7 @@ create table lane (
     queue text not null,
     tenant_id text not null,
     task text not null,
+    twin integer not null default 0,
     virtual_time double precision not null,
     parked boolean not null default false,
     floor_priority integer,
@@ -234,7 +236,7 @@ create table lane (
     next_priority integer,
     next_id bigint,
     next_xid xid8,
-    constraint lane_pkey primary key (queue, tenant_id, task)
+    constraint lane_pkey primary key (queue, tenant_id, task, twin)
 ) with (
     -- Every claim updates the virtual time of its lanes, which is in an index: the few rows of this table die thousands of
     -- times a minute, and each claim reads the index from its head. So a fixed threshold, whatever the number of lanes.
@@ -509,6 +511,7 @@ declare
     v_tasks text[];
     v_tenants text[];
     v_lanes text[];
+    v_twins integer[];
     v_passed text[];
 begin
     perform assert_read_committed();
@@ -527,15 +530,17 @@ begin
         v_started := 0;
         v_passed := '{}';
         for v_round in 1..c_rounds loop
-            select l.tenants, l.tasks into v_tenants, v_lanes
+            select l.tenants, l.tasks, l.twins into v_tenants, v_lanes, v_twins
             from lock_lanes(v_queue, v_tasks, v_passed, least(c_lanes, greatest(v_room, 8))) as l;
             exit when v_tenants is null;
 
             return query
             with lanes as materialized (
-                select i.tenant_id, i.task, i.ord, l.virtual_time, l.floor_priority, l.floor_id
-                from unnest(v_tenants, v_lanes) with ordinality as i(tenant_id, task, ord)
-                join lane as l on l.queue = v_queue and l.tenant_id = i.tenant_id and l.task = i.task
+                select i.tenant_id, i.task, i.twin, i.ord, l.virtual_time, l.floor_priority, l.floor_id,
+                       i.twin = min(i.twin) over (partition by i.tenant_id, i.task) as read
+                from unnest(v_tenants, v_lanes, v_twins) with ordinality as i(tenant_id, task, twin, ord)
+                join lane as l
+                    on l.queue = v_queue and l.tenant_id = i.tenant_id and l.task = i.task and l.twin = i.twin
             ),
             tenants as materialized (
                 select s.*, ceil(v_room::numeric / greatest(count(*) filter (where s.room > 0) over (), 1)) as share
@@ -582,7 +587,7 @@ begin
                          order by -r.priority, r.id
                          limit t.share)
                     ) as r
-                    where l.tenant_id = t.id
+                    where l.tenant_id = t.id and l.read
                     order by r.rank, r.fresh, r.id
                     limit least(t.share, t.room)
                 ) as h
@@ -606,7 +611,7 @@ begin
                     next_id = case when l.next_xid > a.oldest or a.last is null then l.next_id else a.last[2] - c_margin end,
                     next_xid = case when l.next_xid > a.oldest or a.last is null then l.next_xid else a.newest end
                 from (
-                    select i.tenant_id, i.task, t.virtual_time + coalesce(g.taken, 0) / t.weight as virtual_time,
+                    select i.tenant_id, i.task, i.twin, t.virtual_time + coalesce(g.taken, 0) / t.weight as virtual_time,
                            t.room <= coalesce(g.taken, 0) and (v_cap is not null or t.room <= 0) as parked,
                            (select max(array[-h.priority, h.id]) from locked as h
                             where h.tenant_id = i.tenant_id and h.task = i.task and h.fresh) as last,
@@ -618,7 +623,7 @@ begin
                         on g.tenant_id = i.tenant_id
                     where g.taken > 0 or t.room <= 0
                 ) as a
-                where l.queue = v_queue and l.tenant_id = a.tenant_id and l.task = a.task
+                where l.queue = v_queue and l.tenant_id = a.tenant_id and l.task = a.task and l.twin = a.twin
             )
             update run as r
             set state = 'running', attempt = r.attempt + 1, worker_id = p_worker, claimed_at = v_now, run_at = null,
@@ -633,7 +638,7 @@ begin
             v_started := v_started + v_taken;
             exit when v_room <= 0;
 
-            perform remove_empty_lanes(v_queue, v_tenants, v_lanes);
+            perform remove_empty_lanes(v_queue, v_tenants, v_lanes, v_twins);
             if v_taken = 0 then
                 v_passed := v_passed || array(select i.tenant_id || '/' || i.task
                                               from unnest(v_tenants, v_lanes) as i(tenant_id, task));
@@ -644,9 +649,9 @@ begin
 end
 $$;
 
--- Claims one suspect run, for a worker that runs nothing else until it has ended: see requeue_workers_runs.
--- Limits and pauses hold for it as for any other. Answers as claim_runs does, with a row or none.
-create function claim_suspect(p_worker bigint, p_queues text[], p_tasks text[] default null)
+-- Claims suspect runs, for a worker that runs nothing else until they have ended: as many as their deaths let run together
+-- (see suspect_company), p_limit at most. Limits and pauses hold for them as for any other. Answers as claim_runs does.
+create function claim_suspects(p_worker bigint, p_queues text[], p_tasks text[] default null, p_limit integer default 50)
 returns table (run_id bigint, tenant_id text, queue text, task text, args text,
                attempt integer, failures integer, session_id text, retry text, deadline timestamptz)
 language plpgsql
@@ -658,6 +663,7 @@ as $$
 declare
     v_queue text;
     v_room integer;
+    v_company integer;
     v_cap integer;
     v_held boolean := false;
 begin
@@ -668,13 +674,23 @@ begin
             using errcode = 'HW001', hint = 'register again: select * from register_worker(...)';
     end if;
     foreach v_queue in array p_queues loop
-        continue when not exists (select from run as r where r.queue = v_queue and r.state = 'queued' and r.suspect);
-        select q.room, q.per_tenant, q.held or v_held into v_room, v_cap, v_held from lock_queue(v_queue, 1, not v_held) as q;
+        select suspect_company(r.deaths) into v_company
+        from run as r
+        where r.queue = v_queue and r.state = 'queued' and r.suspect and (p_tasks is null or r.task = any (p_tasks))
+        order by r.id
+        limit 1;
+        continue when not found;
+        select q.room, q.per_tenant, q.held or v_held into v_room, v_cap, v_held
+        from lock_queue(v_queue, least(v_company, p_limit), not v_held) as q;
         continue when v_room <= 0;
+        if v_cap is not null then
+            v_room := 1;  -- counted below for one
+        end if;
         return query
-        with head as (
+        with heads as (
             select r.id from run as r
             where r.queue = v_queue and r.state = 'queued' and r.suspect
+              and suspect_company(r.deaths) = v_company
               and (p_tasks is null or r.task = any (p_tasks))
               and not exists (select from task as k where k.name = r.task and k.paused)
               and not exists (select from tenant as t where t.id = r.tenant_id and t.paused)
@@ -682,18 +698,19 @@ begin
                    or (select count(*) from run as o
                        where o.queue = v_queue and o.tenant_id = r.tenant_id and o.state = 'running') < v_cap)
             order by r.id
-            limit 1
+            limit v_room
             for no key update skip locked
         )
         update run as r
         set state = 'running', attempt = r.attempt + 1, worker_id = p_worker, claimed_at = engine_now(), run_at = null,
             unique_key = null
-        from head as h
+        from heads as h
         where r.id = h.id
         returning r.id, r.tenant_id, r.queue, r.task, r.args::text, r.attempt, r.failures, r.session_id, r.retry::text,
                   r.deadline;
-        if found then
-            perform count_starts(v_queue, 1);
+        get diagnostics v_room = row_count;
+        if v_room > 0 then
+            perform count_starts(v_queue, v_room);
             return;
         end if;
     end loop;
@@ -1257,26 +1274,34 @@ $$;
 
 -- A worker says that it lives. alive is false when its peers have given it up: all its attempts are then stale.
 --   cancelled  its running runs that somebody asked to cancel
---   suspects   whether a run of its queues waits for a worker that runs nothing else: see claim_suspect
+--   suspects   whether a run of its queues waits for a worker that runs nothing else (see claim_suspects), and this worker
+--              is to be it: not more of them stop for it than there are such runs, and in each minute others
 create function heartbeat(p_worker bigint) returns table (alive boolean, cancelled bigint[], suspects boolean)
 language plpgsql
 as $$
 declare
     v_worker worker;
+    v_minute bigint := extract(epoch from engine_now())::bigint / 60;
 begin
     update worker as w set heartbeat_at = engine_now() where w.id = p_worker returning w.* into v_worker;
     return query
     select v_worker.id is not null,
            coalesce((select array_agg(r.id) from run as r
                      where r.worker_id = p_worker and r.state = 'running' and r.cancel_requested), '{}'),
-           exists (select from run as r where r.queue = any (v_worker.queues) and r.state = 'queued' and r.suspect);
+           (select count(*) from worker as w
+            where w.queues && v_worker.queues
+              and hashint8extended(w.id, v_minute) < hashint8extended(p_worker, v_minute))
+           < (select count(*)
+              from (select from run as r
+                    where r.queue = any (v_worker.queues) and r.state = 'queued' and r.suspect limit 100) as waiting);
 end
 $$;
 
 -- Makes sure that each (queue, tenant, task) has a lane and that nobody removes it before this transaction ends.
 -- A plain `do nothing` lost runs to a concurrent removal; `do update` would hide a tenant behind an open transaction:
--- so insert, then take a key share on what is there, and again if it went away in between.
--- A lane that begins, begins level with the least active one: what its tenant did not use earlier is not owed to it.
+-- so take a key share on what is there, insert what is not, and again if it went away in between.
+-- A lane that an open transaction is just making or removing is not waited for: one slow caller would stall every batch
+-- with a run of that tenant. A second lane does as well, its twin, named for this backend so that no other makes it.
 create function hold_lanes(p_queues text[], p_tenants text[], p_tasks text[]) returns void
 language plpgsql
 set enable_hashjoin = off
@@ -1287,31 +1312,49 @@ declare
     v_queues text[];
     v_tenants text[];
     v_tasks text[];
-    v_held integer;
+    v_twin integer := 0;
 begin
     select array_agg(w.q), array_agg(w.t), array_agg(w.k) into v_queues, v_tenants, v_tasks
     from (select distinct q, t, k from unnest(p_queues, p_tenants, p_tasks) as w(q, t, k)) as w;
     loop
-        select count(*) into v_held
-        from (
-            select from lane as l
-            join unnest(v_queues, v_tenants, v_tasks) as w(q, t, k)
-                on l.queue = w.q and l.tenant_id = w.t and l.task = w.k
-            order by l.queue, l.tenant_id, l.task
-            for key share of l
-        ) as held;
-        exit when v_held = cardinality(v_queues);
-
-        insert into lane (queue, tenant_id, task, virtual_time)
-        select w.q, w.t, w.k, f.virtual_time
+        -- What is left is what could not be held.
+        with held as materialized (
+            select l.queue, l.tenant_id, l.task
+            from unnest(v_queues, v_tenants, v_tasks) as w(q, t, k)
+            join lane as l on l.queue = w.q and l.tenant_id = w.t and l.task = w.k
+            order by l.queue, l.tenant_id, l.task, l.twin
+            for key share of l skip locked
+        )
+        select array_agg(w.q), array_agg(w.t), array_agg(w.k) into v_queues, v_tenants, v_tasks
         from unnest(v_queues, v_tenants, v_tasks) as w(q, t, k)
-        join (select d.q, least_virtual_time(d.q) as virtual_time
-              from (select distinct q from unnest(v_queues) as u(q)) as d) as f on f.q = w.q
-        where not exists (select from lane as l where l.queue = w.q and l.tenant_id = w.t and l.task = w.k)
-        order by w.q, w.t, w.k
-        on conflict do nothing;
+        where not exists (select from held as h where h.queue = w.q and h.tenant_id = w.t and h.task = w.k);
+        exit when v_queues is null;
+        begin
+            perform insert_lanes(v_queues, v_tenants, v_tasks, v_twin);
+        exception when lock_not_available then
+            v_twin := pg_backend_pid();
+        end;
     end loop;
 end
+$$;
+
+-- Inserts those of these lanes that are not there. Gives up (lock_not_available) on one that somebody else is just making
+-- or removing, rather than wait for that transaction's end.
+-- A lane that begins, begins level with the least active one: what its tenant did not use earlier is not owed to it.
+create function insert_lanes(p_queues text[], p_tenants text[], p_tasks text[], p_twin integer) returns void
+language sql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set lock_timeout = '5ms'
+as $$
+    insert into lane (queue, tenant_id, task, twin, virtual_time)
+    select w.q, w.t, w.k, p_twin, f.virtual_time
+    from unnest(p_queues, p_tenants, p_tasks) as w(q, t, k)
+    join (select d.q, least_virtual_time(d.q) as virtual_time from (select distinct q from unnest(p_queues) as u(q)) as d) as f
+        on f.q = w.q
+    order by w.q, w.t, w.k
+    on conflict do nothing
 $$;
 
 -- Whether a lane has a run for claims to take. Looks from its floor on, as they do: what a floor hides by mistake, the
@@ -1370,11 +1413,11 @@ as $$
 $$;
 
 -- Locks the p_limit lanes of a queue and of these tasks with the least virtual time, but those in p_passed
--- ('tenant/task'); their tenants and tasks in that order, or nulls where there is no lane. A tenant's lanes go together,
+-- ('tenant/task'); their tenants, tasks and twins in that order, or nulls where there is no lane. A tenant's lanes go together,
 -- or one with many tasks would have its turn many times. Lanes that another claim holds are skipped; where it holds them
 -- all, this one waits for one a moment: with one tenant alone, two workers would otherwise find the queue empty in turns.
 create function lock_lanes(p_queue text, p_tasks text[], p_passed text[], p_limit integer,
-                           out tenants text[], out tasks text[])
+                           out tenants text[], out tasks text[], out twins integer[])
 language plpgsql
 set enable_seqscan = off
 set enable_hashjoin = off
@@ -1383,10 +1426,10 @@ as $$
 begin
     for v_try in 1..2 loop
         with least as materialized (
-            select h.tenant_id, h.task, h.virtual_time
+            select h.tenant_id, h.task, h.twin, h.virtual_time
             from unnest(p_tasks) as t(task)
             cross join lateral (
-                select l.tenant_id, l.task, l.virtual_time
+                select l.tenant_id, l.task, l.twin, l.virtual_time
                 from lane as l
                 where l.queue = p_queue and l.task = t.task and not l.parked
                   and (p_passed = '{}' or l.tenant_id || '/' || l.task <> all (p_passed))
@@ -1398,16 +1441,18 @@ begin
             limit p_limit
         ),
         siblings as materialized (
-            select l.tenant_id, l.task, l.virtual_time
+            select l.tenant_id, l.task, l.twin, l.virtual_time
             from (select distinct e.tenant_id from least as e) as e
             join lane as l on l.queue = p_queue and l.tenant_id = e.tenant_id
-            where cardinality(p_tasks) > 1 and l.task = any (p_tasks) and not l.parked
-              and not exists (select from least as f where f.tenant_id = l.tenant_id and f.task = l.task)
+            where l.task = any (p_tasks) and not l.parked
+              and not exists (select from least as f
+                              where f.tenant_id = l.tenant_id and f.task = l.task and f.twin = l.twin)
               and (p_passed = '{}' or l.tenant_id || '/' || l.task <> all (p_passed))
             for no key update of l skip locked
         )
-        select array_agg(e.tenant_id order by e.virtual_time), array_agg(e.task order by e.virtual_time)
-        into tenants, tasks
+        select array_agg(e.tenant_id order by e.virtual_time), array_agg(e.task order by e.virtual_time),
+               array_agg(e.twin order by e.virtual_time)
+        into tenants, tasks, twins
         from (select * from least union all select * from siblings) as e;
         exit when tenants is not null or v_try = 2;
         begin
@@ -1729,10 +1774,10 @@ as $$
     returning id
 $$;
 
--- Removes those of these (tenant, task) lanes in one queue that have no queued run. Returns how many went.
+-- Removes those of these (tenant, task, twin) lanes in one queue that have no queued run. Returns how many went.
 -- Lanes that an enqueuing transaction holds are left to it. The second statement is the recheck: a run committed
 -- before the lock was taken is visible to it.
-create function remove_empty_lanes(p_queue text, p_tenants text[], p_tasks text[]) returns integer
+create function remove_empty_lanes(p_queue text, p_tenants text[], p_tasks text[], p_twins integer[]) returns integer
 language plpgsql
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -1741,23 +1786,25 @@ as $$
 declare
     v_tenants text[];
     v_tasks text[];
+    v_twins integer[];
     v_removed integer;
 begin
-    select array_agg(e.tenant_id), array_agg(e.task) into v_tenants, v_tasks
+    select array_agg(e.tenant_id), array_agg(e.task), array_agg(e.twin) into v_tenants, v_tasks, v_twins
     from (
-        select l.tenant_id, l.task
-        from unnest(p_tenants, p_tasks) as i(tenant_id, task)
-        join lane as l on l.queue = p_queue and l.tenant_id = i.tenant_id and l.task = i.task
+        select l.tenant_id, l.task, l.twin
+        from unnest(p_tenants, p_tasks, p_twins) as i(tenant_id, task, twin)
+        join lane as l on l.queue = p_queue and l.tenant_id = i.tenant_id and l.task = i.task and l.twin = i.twin
         where not lane_has_runs(l)
-        order by l.tenant_id, l.task
+        order by l.tenant_id, l.task, l.twin
         for update of l skip locked
     ) as e;
     if v_tenants is null then
         return 0;
     end if;
     delete from lane as l
-    using unnest(v_tenants, v_tasks) as i(tenant_id, task)
-    where l.queue = p_queue and l.tenant_id = i.tenant_id and l.task = i.task and not lane_has_runs(l);
+    using unnest(v_tenants, v_tasks, v_twins) as i(tenant_id, task, twin)
+    where l.queue = p_queue and l.tenant_id = i.tenant_id and l.task = i.task and l.twin = i.twin
+      and not lane_has_runs(l);
     get diagnostics v_removed = row_count;
     return v_removed;
 end
@@ -1852,8 +1899,8 @@ $$;
 -- Takes the running runs away from these workers, which died, and queues them again from their last checkpoint, p_limit
 -- at most. Returns how many.
 -- Dying in company proves nothing: a deploy or a lost machine takes hundreds along. A run that dies a second time is
--- suspect and next runs alone, and only deaths there count against it: p_alone of them, and it has failed. So a run that
--- kills its worker ends, and none of the hundreds beside it does.
+-- suspect: it next runs in a small company, then in a smaller one, then alone, and only deaths there count against it:
+-- p_alone of them, and it has failed. So a run that kills its worker ends, and none of the hundreds beside it does.
 -- Ordered runs whose session is held by somebody else are left for the next call.
 create function requeue_workers_runs(p_workers bigint[], p_limit integer, p_notify boolean, p_alone integer default 3)
 returns integer
@@ -1884,7 +1931,7 @@ begin
     requeued as (
         update run as r
         set state = 'queued', fresh = false, worker_id = null, claimed_at = null,
-            deaths = r.deaths + 1, deaths_alone = r.deaths_alone + r.suspect::integer,
+            deaths = r.deaths + 1, deaths_alone = r.deaths_alone + (r.suspect and suspect_company(r.deaths) = 1)::integer,
             suspect = r.deaths + 1 >= c_chance
         from lost as l where r.id = l.id
         returning r.id, r.queue, r.tenant_id, r.task, r.deaths_alone >= p_alone as poison
@@ -2051,6 +2098,14 @@ begin
 end
 $$;
 
+-- How many suspect runs may run together on a worker that runs nothing else, by how often they have died: ever fewer, so
+-- that a run which kills its workers is soon alone, and the hundreds that died with it do not have to go one by one.
+create function suspect_company(p_deaths integer) returns integer
+language sql immutable
+as $$
+    select case when p_deaths <= 2 then 50 when p_deaths = 3 then 5 else 1 end
+$$;
+
 -- Part of sweep_queues: lanes whose floor hides runs lose it, and claims look from zero; parked lanes whose tenant has
 -- room are unparked; lanes without runs go. (The last break nothing: a claim that is full leaves those it emptied.)
 create function sweep_lanes(p_limit integer, p_notify boolean) returns table (kind text, repaired integer)
@@ -2086,14 +2141,14 @@ begin
         v_hidden := array(
             select l from lane as l
             join unnest(v_hidden || v_parked) as i
-                on l.queue = i.queue and l.tenant_id = i.tenant_id and l.task = i.task
-            order by l.queue, l.tenant_id, l.task
+                on l.queue = i.queue and l.tenant_id = i.tenant_id and l.task = i.task and l.twin = i.twin
+            order by l.queue, l.tenant_id, l.task, l.twin
             for no key update of l skip locked);
 
         update lane as l
         set floor_priority = null, floor_id = null, next_priority = null, next_id = null, next_xid = null
         from unnest(v_hidden) as i
-        where l.queue = i.queue and l.tenant_id = i.tenant_id and l.task = i.task and floor_hides_runs(l);
+        where l.queue = i.queue and l.tenant_id = i.tenant_id and l.task = i.task and l.twin = i.twin and floor_hides_runs(l);
         get diagnostics v_repaired = row_count;
         if v_repaired > 0 then
             return query select 'run below its lane''s floor', v_repaired;
@@ -2102,7 +2157,7 @@ begin
         update lane as l
         set parked = false, virtual_time = greatest(l.virtual_time, least_virtual_time(l.queue))
         from unnest(v_hidden) as i
-        where l.queue = i.queue and l.tenant_id = i.tenant_id and l.task = i.task
+        where l.queue = i.queue and l.tenant_id = i.tenant_id and l.task = i.task and l.twin = i.twin
           and l.parked and tenant_has_room(l.queue, l.tenant_id);
         get diagnostics v_repaired = row_count;
         if v_repaired > 0 then
@@ -2113,8 +2168,9 @@ begin
         end if;
     end if;
 
-    select sum(remove_empty_lanes(e.queue, e.tenants, e.tasks)) into v_repaired
-    from (select i.queue, array_agg(i.tenant_id) as tenants, array_agg(i.task) as tasks
+    select sum(remove_empty_lanes(e.queue, e.tenants, e.tasks, e.twins)) into v_repaired
+    from (select i.queue, array_agg(i.tenant_id) as tenants, array_agg(i.task) as tasks,
+                 array_agg(i.twin) as twins
           from unnest(v_empty) as i group by i.queue) as e;
     if v_repaired > 0 then
         return query select 'lane without runs', v_repaired;
@@ -2539,6 +2595,7 @@ $$;
 --   counts_from   moments after this count; next_at null: not worked out yet, as after a change of the cron
 --   last_at       the moment for which it last fired, with the run that this brought
 --   error         why the last moment brought no run; with next_at null it stands still until it is put again
+--   session_id    its runs are ordered ones of this session, one at a time; a failed one lets the next go on
 --   periodic_id   procrastinate's, for what @app.periodic made: its runs get the moment as `timestamp`
 create table schedule (
     tenant_id text not null,
@@ -2548,6 +2605,7 @@ create table schedule (
     queue text,
     priority integer not null default 0,
     unique_key text,
+    session_id text,
     cron text not null,
     time_zone text not null default 'UTC',
     missed text not null default 'last',
@@ -2676,14 +2734,17 @@ begin
                           end)::text order by f.ord) as args,
                array_agg(s.queue order by f.ord) as queues,
                array_agg(s.priority order by f.ord) as priorities,
-               array_agg(s.unique_key order by f.ord) as unique_keys
+               array_agg(s.unique_key order by f.ord) as unique_keys,
+               array_agg(s.session_id order by f.ord) as sessions,
+               array_agg(case when s.session_id is not null then 'skip' end order by f.ord) as orders
         into v_new
         from unnest(v_firing) as f(ord)
         join schedule as s on s.tenant_id = p_tenants[f.ord] and s.name = p_names[f.ord];
 
         select array_agg(e.run_id order by e.ord), array_agg(e.status order by e.ord) into v_runs, v_statuses
         from enqueue_runs(v_new.tenants, v_new.tasks, v_new.args, v_new.queues, v_new.priorities,
-                          p_unique => v_new.unique_keys, p_notify => p_notify) as e;
+                          p_sessions => v_new.sessions, p_unique => v_new.unique_keys, p_orders => v_new.orders,
+                          p_notify => p_notify) as e;
 
         update procrastinate_periodic_defers as d set job_id = f.run_id
         from unnest(v_firing, v_runs) as f(ord, run_id)
@@ -2733,6 +2794,7 @@ $$;
 --   p_queue        null: the queue that the task's workers registered
 --   p_unique       uniqueness key of its runs: a moment brings no run while the one before is still queued
 --   p_periodic_id  for @app.periodic
+--   p_session      its runs are ordered ones of this session; null: they do not wait for one another
 -- With the same cron and time zone its next moment stays as well; otherwise it counts anew from now.
 create function put_schedule(
     p_tenant text,
@@ -2745,7 +2807,8 @@ create function put_schedule(
     p_queue text default null,
     p_priority integer default 0,
     p_unique text default null,
-    p_periodic_id text default null
+    p_periodic_id text default null,
+    p_session text default null
 ) returns table (created boolean)
 language plpgsql
 as $$
@@ -2782,21 +2845,22 @@ begin
     end if;
 
     insert into schedule as s (tenant_id, name, task, args, queue, priority, unique_key, cron, time_zone, missed,
-                               periodic_id, counts_from, created_at, updated_at)
+                               periodic_id, session_id, counts_from, created_at, updated_at)
     values (p_tenant, p_name, p_task, p_args, p_queue, p_priority, p_unique, p_cron, p_time_zone, p_missed,
-            p_periodic_id, v_now, v_now, v_now)
+            p_periodic_id, p_session, v_now, v_now, v_now)
     on conflict (tenant_id, name) do update
     set task = excluded.task, args = excluded.args, queue = excluded.queue, priority = excluded.priority,
         unique_key = excluded.unique_key, cron = excluded.cron, time_zone = excluded.time_zone,
-        missed = excluded.missed, periodic_id = excluded.periodic_id, error = null, updated_at = v_now,
+        missed = excluded.missed, periodic_id = excluded.periodic_id, session_id = excluded.session_id, error = null, updated_at = v_now,
         counts_from = case when (s.cron, s.time_zone) = (excluded.cron, excluded.time_zone)
                                 and (s.next_at is not null or s.error is null)
                            then s.counts_from else v_now end,
         next_at = case when (s.cron, s.time_zone) = (excluded.cron, excluded.time_zone) then s.next_at end
     -- Workers put what @app.periodic made at each start: what is as it was is not written again.
-    where (s.task, s.args, s.queue, s.priority, s.unique_key, s.cron, s.time_zone, s.missed, s.periodic_id)
+    where (s.task, s.args, s.queue, s.priority, s.unique_key, s.cron, s.time_zone, s.missed, s.periodic_id,
+           s.session_id)
         is distinct from (excluded.task, excluded.args, excluded.queue, excluded.priority, excluded.unique_key,
-                          excluded.cron, excluded.time_zone, excluded.missed, excluded.periodic_id)
+                          excluded.cron, excluded.time_zone, excluded.missed, excluded.periodic_id, excluded.session_id)
         or s.error is not null
     returning s.xmax = 0 into v_created;
     return query select coalesce(v_created, false);
@@ -2822,7 +2886,8 @@ begin
     return query
     select e.run_id, e.status
     from enqueue_run(v_schedule.tenant_id, v_schedule.task, v_schedule.args, p_queue => v_schedule.queue,
-                     p_priority => v_schedule.priority, p_unique => v_schedule.unique_key, p_notify => p_notify) as e;
+                     p_priority => v_schedule.priority, p_unique => v_schedule.unique_key, p_session => v_schedule.session_id,
+                     p_order => case when v_schedule.session_id is not null then 'skip' end, p_notify => p_notify) as e;
 end
 $$;
 
@@ -3900,7 +3965,7 @@ $$;
 -- Gives a stock worker one run of a plain task; a row of nulls where there is none. p_queues null: any queue but
 -- 'howdah', whose tasks are the engine's own: a stock worker has none of them, and would fail their runs.
 -- Workflows are left to Howdah's workers: a stock worker would run them without their checkpoints.
--- A suspect run goes to a worker that runs nothing, and that is given nothing more until it has ended: see claim_suspect.
+-- A suspect run goes to a worker that runs nothing, and that is given nothing more until it has ended: see claim_suspects.
 create function procrastinate_fetch_job_v2(p_queues character varying[], p_worker bigint) returns procrastinate_jobs
 language plpgsql
 as $$
@@ -3931,7 +3996,7 @@ begin
     from (select r.task from run as r where r.queue = any (v_queues) and r.state = 'queued' and r.suspect
           except select t.name from task as t where t.kind = 'workflow') as s;
     if v_suspects is not null and not exists (select from run as r where r.worker_id = p_worker and r.state = 'running') then
-        select c.run_id into v_id from claim_suspect(p_worker, v_queues, v_suspects) as c;
+        select c.run_id into v_id from claim_suspects(p_worker, v_queues, v_suspects, 1) as c;
     end if;
     if v_id is null then
         select c.run_id into v_id from claim_runs(
