@@ -206,7 +206,8 @@ create index run_suspect_idx on run (queue, id) where state = 'queued' and suspe
 create index run_running_idx on run (queue, tenant_id, worker_id) where state = 'running';
 create index run_due_idx on run (run_at) where state = 'scheduled';
 create index run_blocked_idx on run (tenant_id, session_id, order_no) where state = 'blocked';
-create index run_deadline_idx on run (deadline) where deadline is not null;
+create index run_deadline_idx on run (deadline)
+    where deadline is not null and not (state = 'blocked' and on_failure = 'block');
 create unique index run_unique_key_idx on run (tenant_id, unique_key)
     where unique_key is not null and state in ('queued', 'scheduled', 'blocked');
 create index run_tenant_idx on run (tenant_id, id);
@@ -412,6 +413,8 @@ begin
             using errcode = 'HW016', hint = 'use up to 128 letters, digits and . _ : - beginning with a letter or digit';
     end if;
     insert into queue (name) select p_queue where p_queue is not null on conflict do nothing;
+    -- Who holds an ordered session may lock any of its runs, in no order: so that comes first.
+    perform lock_ordered_sessions(p_runs, true);
     perform from run as r where r.id = any (p_runs) order by r.id for no key update;
     -- Not fresh: its place in the order of ids is no longer its place in the queue.
     with changed as (
@@ -450,9 +453,9 @@ $$;
 
 -- Claims up to p_limit queued runs for a worker, fairly among tenants: all there is to know about claiming.
 -- A claim locks the few lanes with the least virtual time, takes the head runs of each tenant in order of priority, then
--- age, and advances its lanes by what it took, divided by the tenant's weight: weighted fair queueing in which workers
--- never wait for one another. It goes round until it is full: one lane alone must give the full speed, and lanes found
--- empty, or parked because their tenant may not start more, make way for others.
+-- age, as many as its weight among theirs gives it, and advances its lanes by what it took, divided by that weight:
+-- weighted fair queueing in which workers never wait for one another. It goes round until it is full: one lane alone
+-- must give the full speed, and lanes found empty, or parked because their tenant may not start more, make way for others.
 --   p_tasks  only runs of these tasks: lanes of others are not even looked at; null: any
 -- An attempt's number is its fencing token: every later write must show it.
 -- A worker that its peers have given up is refused: a run claimed in its name would belong to nobody.
@@ -477,6 +480,8 @@ declare
     c_margin constant bigint := 2 << 20;  -- ids of one millisecond are in no order: a floor stays two of them behind
     v_now timestamptz := engine_now();
     v_left integer := p_limit;
+    v_locked boolean;
+    v_holds boolean := false;  -- locks of a queue or of lanes: past the first, nothing is waited for
     v_room integer;
     v_cap integer;
     v_taken integer;
@@ -495,7 +500,8 @@ begin
     end if;
     foreach v_queue in array p_queues loop
         exit when v_left <= 0;
-        select q.room, q.per_tenant into v_room, v_cap from lock_queue(v_queue, v_left, v_left = p_limit) as q;
+        select q.room, q.per_tenant, q.locked into v_room, v_cap, v_locked from lock_queue(v_queue, v_left, not v_holds) as q;
+        v_holds := v_holds or v_locked;
         continue when v_room <= 0;
         v_tasks := open_tasks(v_queue, p_tasks);
         v_started := 0;
@@ -504,6 +510,7 @@ begin
             select l.tenants, l.tasks into v_tenants, v_lanes
             from lock_lanes(v_queue, v_tasks, v_passed, least(c_lanes, greatest(v_room, 8))) as l;
             exit when v_tenants is null;
+            v_holds := true;
 
             return query
             with lanes as materialized (
@@ -512,7 +519,8 @@ begin
                 join lane as l on l.queue = v_queue and l.tenant_id = i.tenant_id and l.task = i.task
             ),
             tenants as materialized (
-                select s.*, ceil(v_room::numeric / greatest(count(*) filter (where s.room > 0) over (), 1)) as share
+                select s.*, ceil(v_room * s.weight / greatest(sum(s.weight) filter (where s.room > 0) over (), s.weight))
+                            ::integer as share
                 from (
                     select t.id, t.weight, l.ord, l.virtual_time,
                            case when t.paused then 0
@@ -636,6 +644,8 @@ declare
     v_queue text;
     v_room integer;
     v_cap integer;
+    v_locked boolean;
+    v_holds boolean := false;  -- a queue's lock: see claim_runs
 begin
     perform assert_read_committed();
     perform from worker as w where w.id = p_worker for key share;
@@ -645,7 +655,8 @@ begin
     end if;
     foreach v_queue in array p_queues loop
         continue when not exists (select from run as r where r.queue = v_queue and r.state = 'queued' and r.suspect);
-        select q.room, q.per_tenant into v_room, v_cap from lock_queue(v_queue, 1) as q;
+        select q.room, q.per_tenant, q.locked into v_room, v_cap, v_locked from lock_queue(v_queue, 1, not v_holds) as q;
+        v_holds := v_holds or v_locked;
         continue when v_room <= 0;
         return query
         with head as (
@@ -980,6 +991,13 @@ begin
                               then 'not_unique' else i.status end order by i.ord)
         into v_status
         from unnest(v_ids, p_unique, v_status) with ordinality as i(id, unique_key, status, ord);
+        -- Nor is there one for the same request again, beside it in this batch.
+        select array_agg(case when i.status = 'existing'
+                                   and i.id = any (array(select j.id from unnest(v_ids, v_status) as j(id, status)
+                                                         where j.status = 'not_unique'))
+                              then 'not_unique' else i.status end order by i.ord)
+        into v_status
+        from unnest(v_ids, v_status) with ordinality as i(id, status, ord);
         delete from idempotency_key as k
         using unnest(p_tenants, p_keys, v_ids, v_status) as i(tenant, key, id, status)
         where i.status = 'not_unique' and k.tenant_id = i.tenant and k.key = i.key and k.run_id = i.id;
@@ -1008,6 +1026,7 @@ $$;
 
 -- Ends runs whose deadline has passed: at once as failed where they are not running, else by asking their worker, which
 -- knows the deadline itself and has most often stopped by then. p_limit at most; returns how many it ended or asked.
+-- A run for which its ordered session would wait fails when it has become the head: gone before, it would hold up nobody.
 create function expire_runs(p_limit integer default 1000, p_notify boolean default true) returns table (expired integer)
 language plpgsql
 set enable_hashjoin = off
@@ -1023,7 +1042,10 @@ declare
 begin
     perform assert_read_committed();
     v_late := lock_ordered_sessions(array(
-        select r.id from run as r where r.deadline <= v_now and not r.cancel_requested order by r.deadline limit p_limit), false);
+        select r.id from run as r
+        where r.deadline <= v_now and not (r.state = 'blocked' and r.on_failure = 'block') and not r.cancel_requested
+        order by r.deadline
+        limit p_limit), false);
     select array_agg(l.id) into v_idle
     from (select r.id from run as r
           where r.id = any (v_late) and r.state <> 'running' order by r.id for no key update skip locked) as l;
@@ -1047,9 +1069,9 @@ begin
 end
 $$;
 
--- Moves live runs to history in their final state, frees their slots, and lets their ordered sessions go on: not past
--- a failed run that says that they wait for it. The caller holds the locks of the runs and of their ordered sessions, and
--- has checked the attempts.
+-- Moves live runs to history in their final state, and lets their ordered sessions go on: not past a failed run that says
+-- that they wait for it. The caller holds the locks of the runs and of their ordered sessions, has checked the attempts,
+-- and has freed their slots, before any lane is made: see free_slots.
 -- Nothing finishes before the millisecond in its id: lookups bound history by it, also where a clock stepped back.
 create function finish_runs(p_runs bigint[], p_states text[], p_outputs jsonb[], p_errors jsonb[],
                             p_notify boolean default true) returns void
@@ -1059,8 +1081,6 @@ set enable_mergejoin = off
 set enable_seqscan = off
 as $$
 declare
-    v_queues text[];
-    v_tenants text[];
     v_heads bigint[];
     v_head_tenants text[];
     v_sessions text[];
@@ -1083,18 +1103,13 @@ begin
                greatest(engine_now(), run_created_at(g.id)), g.output, g.error
         from gone as g
     )
-    select array_agg(g.queue) filter (where g.claimed_at is not null),
-           array_agg(g.tenant_id) filter (where g.claimed_at is not null),
-           array_agg(g.id) filter (where g.passes),
+    select array_agg(g.id) filter (where g.passes),
            array_agg(g.tenant_id) filter (where g.passes),
            array_agg(g.session_id) filter (where g.passes),
            array_agg(g.order_no) filter (where g.passes)
-    into v_queues, v_tenants, v_heads, v_head_tenants, v_sessions, v_nos
+    into v_heads, v_head_tenants, v_sessions, v_nos
     from (select g.*, g.order_no is not null and not (g.state = 'failed' and g.on_failure = 'block') as passes
           from gone as g) as g;
-    if v_queues is not null then
-        perform free_slots(v_queues, v_tenants);
-    end if;
     if v_heads is not null then
         perform advance_sessions(v_heads, v_head_tenants, v_sessions, v_nos, p_notify);
     end if;
@@ -1108,7 +1123,8 @@ as $$
     select (extract(epoch from p_day::timestamp)::bigint * 1000) << 20
 $$;
 
--- Told of each attempt that has ended, by queue and tenant: where tenants have a limit, their lanes are looked at again.
+-- Told of each attempt that ends, by queue and tenant: where tenants have a limit, their lanes are looked at again.
+-- Once a transaction, and before it makes a lane: that locks lanes, sorted, and a lane that is made is waited for.
 create function free_slots(p_queues text[], p_tenants text[]) returns void
 language plpgsql
 set enable_hashjoin = off
@@ -1315,8 +1331,9 @@ begin
               and (p_passed = '{}' or l.tenant_id || '/' || l.task <> all (p_passed))
             limit 1
             for no key update;
-            exit when not found;
+            -- Not for the rest of the transaction: a later wait for a queue's row may take longer.
             set local lock_timeout = 0;
+            exit when not found;
         exception when lock_not_available then
             return;
         end;
@@ -1369,15 +1386,18 @@ $$;
 -- A queue with limits is locked until the caller's transaction ends, so that nobody else starts runs of it meanwhile; its
 -- running rows are then counted in a statement of their own, which sees what was committed before the lock. A slot is
 -- a running row: nothing can leak.
---   p_wait  whether to wait for another claim of the queue. A caller who holds locks of an earlier queue does not.
+--   p_wait  whether to wait for another claim of the queue. A caller who holds locks of an earlier queue does not: claims
+--           go through their queues in any order, and two would wait for one another.
+--   locked  the row is now this transaction's, whether there is room or not
 create function lock_queue(p_queue text, p_wanted integer, p_wait boolean default true,
-                           out room integer, out per_tenant integer)
+                           out room integer, out per_tenant integer, out locked boolean)
 language plpgsql
 set enable_seqscan = off
 as $$
 declare
     v_queue queue;
 begin
+    locked := false;
     select q.* into v_queue from queue as q where q.name = p_queue;
     if v_queue.name is null or v_queue.paused then
         room := 0;
@@ -1392,7 +1412,8 @@ begin
     else
         select q.* into v_queue from queue as q where q.name = p_queue for no key update skip locked;
     end if;
-    if v_queue.name is null or v_queue.paused then
+    locked := v_queue.name is not null;
+    if not locked or v_queue.paused then
         room := 0;
         return;
     end if;
@@ -1781,6 +1802,7 @@ begin
     if v_queues is null then
         return 0;
     end if;
+    perform free_slots(v_queues, v_tenants);
     if v_poison is not null then
         perform finish_runs(
             v_poison, array_fill('failed'::text, array[cardinality(v_poison)]), null,
@@ -1792,7 +1814,6 @@ begin
     end if;
     perform hold_lanes(v_queues, v_tenants, v_tasks);
     perform end_cancelled_runs(v_runs);
-    perform free_slots(v_queues, v_tenants);
     if p_notify then
         perform notify_queues(v_queues);
     end if;
@@ -1933,16 +1954,25 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
 as $$
+declare
+    v_queues text[];
+    v_tenants text[];
+    v_tasks text[];
 begin
-    perform from lane as l
-    join unnest(p_queues, p_tenants) as i(q, t) on l.queue = i.q and l.tenant_id = i.t
-    order by l.queue, l.tenant_id, l.task
-    for no key update of l;
-    if found then
+    select array_agg(k.queue), array_agg(k.tenant_id), array_agg(k.task) into v_queues, v_tenants, v_tasks
+    from (
+        select l.queue, l.tenant_id, l.task
+        from lane as l
+        join unnest(p_queues, p_tenants) as i(q, t) on l.queue = i.q and l.tenant_id = i.t
+        order by l.queue, l.tenant_id, l.task
+        for no key update of l
+    ) as k;
+    -- These only: one that came since is not locked, and waiting for it would break the order.
+    if v_queues is not null then
         update lane as l
         set parked = false, virtual_time = greatest(l.virtual_time, least_virtual_time(l.queue))
-        from unnest(p_queues, p_tenants) as i(q, t)
-        where l.queue = i.q and l.tenant_id = i.t and l.parked;
+        from unnest(v_queues, v_tenants, v_tasks) as i(q, t, k)
+        where l.queue = i.q and l.tenant_id = i.t and l.task = i.k and l.parked;
     end if;
 end
 $$;
@@ -1971,7 +2001,7 @@ declare
 begin
     perform assert_read_committed();
     perform lock_ordered_sessions(
-        array(select r.id from run as r where r.worker_id = p_worker and r.state = 'running' and r.cancel_requested), true);
+        array(select r.id from run as r where r.worker_id = p_worker and r.state = 'running'), true);
     with released as (
         update run as r
         set state = 'queued', fresh = false, worker_id = null, claimed_at = null
@@ -1982,9 +2012,9 @@ begin
     select array_agg(q.id), array_agg(q.queue), array_agg(q.tenant_id), array_agg(q.task)
     into v_runs, v_queues, v_tenants, v_tasks from released as q;
     if v_queues is not null then
+        perform free_slots(v_queues, v_tenants);
         perform hold_lanes(v_queues, v_tenants, v_tasks);
         perform end_cancelled_runs(v_runs);
-        perform free_slots(v_queues, v_tenants);
         if p_notify then
             perform notify_queues(v_queues);
         end if;
@@ -2088,9 +2118,9 @@ declare
     v_live bigint[] := p_runs;  -- an item's run; null where nothing may be written
     v_status text[] := array_fill('ok'::text, array[cardinality(p_runs)]);
     v_repeated text[] := '{}';
+    v_slot_queues text[];
+    v_slot_tenants text[];
     v_again bigint[];
-    v_again_queues text[];
-    v_again_tenants text[];
     v_queues text[];
     v_tenants text[];
     v_tasks text[];
@@ -2105,9 +2135,11 @@ begin
     end if;
 
     -- "Running", said so that no partial index matches: the planner would join through one of them, row by row.
-    select coalesce(array_agg(l.id), '{}'), array_agg(l.id) filter (where l.order_no is not null) into v_mine, v_ordered
+    select coalesce(array_agg(l.id), '{}'), array_agg(l.id) filter (where l.order_no is not null),
+           array_agg(l.queue), array_agg(l.tenant_id)
+    into v_mine, v_ordered, v_slot_queues, v_slot_tenants
     from (
-        select r.id, r.order_no
+        select r.id, r.order_no, r.queue, r.tenant_id
         from (select distinct run_id, attempt from unnest(p_runs, p_attempts) as i(run_id, attempt)) as i
         join run as r on r.id = i.run_id and r.attempt = i.attempt and r.claimed_at is not null
         where r.id <> all (v_busy)
@@ -2163,6 +2195,8 @@ begin
     end if;
 
     if 'outcome' = any (p_kinds) then
+        -- Those of runs that only wrote a checkpoint, too: nothing comes of it.
+        perform free_slots(v_slot_queues, v_slot_tenants);
         perform finish_runs(
             array_agg(i.run_id), array_agg(i.name),
             array_agg(case when i.name = 'succeeded' then i.body::jsonb end),
@@ -2183,11 +2217,10 @@ begin
               and r.id = i.run_id
             returning r.id, r.queue, r.tenant_id, r.task, r.state
         )
-        select array_agg(a.id), array_agg(a.queue), array_agg(a.tenant_id),
-               array_agg(a.queue) filter (where a.state = 'queued'),
+        select array_agg(a.id), array_agg(a.queue) filter (where a.state = 'queued'),
                array_agg(a.tenant_id) filter (where a.state = 'queued'),
                array_agg(a.task) filter (where a.state = 'queued')
-        into v_again, v_again_queues, v_again_tenants, v_queues, v_tenants, v_tasks
+        into v_again, v_queues, v_tenants, v_tasks
         from again as a;
         if v_queues is not null then
             perform hold_lanes(v_queues, v_tenants, v_tasks);
@@ -2196,7 +2229,6 @@ begin
             end if;
         end if;
         if v_again is not null then
-            perform free_slots(v_again_queues, v_again_tenants);
             perform end_cancelled_runs(v_again);
         end if;
     end if;

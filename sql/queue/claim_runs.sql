@@ -1,8 +1,8 @@
 -- Claims up to p_limit queued runs for a worker, fairly among tenants: all there is to know about claiming.
 -- A claim locks the few lanes with the least virtual time, takes the head runs of each tenant in order of priority, then
--- age, and advances its lanes by what it took, divided by the tenant's weight: weighted fair queueing in which workers
--- never wait for one another. It goes round until it is full: one lane alone must give the full speed, and lanes found
--- empty, or parked because their tenant may not start more, make way for others.
+-- age, as many as its weight among theirs gives it, and advances its lanes by what it took, divided by that weight:
+-- weighted fair queueing in which workers never wait for one another. It goes round until it is full: one lane alone
+-- must give the full speed, and lanes found empty, or parked because their tenant may not start more, make way for others.
 --   p_tasks  only runs of these tasks: lanes of others are not even looked at; null: any
 -- An attempt's number is its fencing token: every later write must show it.
 -- A worker that its peers have given up is refused: a run claimed in its name would belong to nobody.
@@ -27,6 +27,8 @@ declare
     c_margin constant bigint := 2 << 20;  -- ids of one millisecond are in no order: a floor stays two of them behind
     v_now timestamptz := engine_now();
     v_left integer := p_limit;
+    v_locked boolean;
+    v_holds boolean := false;  -- locks of a queue or of lanes: past the first, nothing is waited for
     v_room integer;
     v_cap integer;
     v_taken integer;
@@ -45,7 +47,8 @@ begin
     end if;
     foreach v_queue in array p_queues loop
         exit when v_left <= 0;
-        select q.room, q.per_tenant into v_room, v_cap from lock_queue(v_queue, v_left, v_left = p_limit) as q;
+        select q.room, q.per_tenant, q.locked into v_room, v_cap, v_locked from lock_queue(v_queue, v_left, not v_holds) as q;
+        v_holds := v_holds or v_locked;
         continue when v_room <= 0;
         v_tasks := open_tasks(v_queue, p_tasks);
         v_started := 0;
@@ -54,6 +57,7 @@ begin
             select l.tenants, l.tasks into v_tenants, v_lanes
             from lock_lanes(v_queue, v_tasks, v_passed, least(c_lanes, greatest(v_room, 8))) as l;
             exit when v_tenants is null;
+            v_holds := true;
 
             return query
             with lanes as materialized (
@@ -62,7 +66,8 @@ begin
                 join lane as l on l.queue = v_queue and l.tenant_id = i.tenant_id and l.task = i.task
             ),
             tenants as materialized (
-                select s.*, ceil(v_room::numeric / greatest(count(*) filter (where s.room > 0) over (), 1)) as share
+                select s.*, ceil(v_room * s.weight / greatest(sum(s.weight) filter (where s.room > 0) over (), s.weight))
+                            ::integer as share
                 from (
                     select t.id, t.weight, l.ord, l.virtual_time,
                            case when t.paused then 0

@@ -13,6 +13,8 @@ declare
     v_queue text;
     v_room integer;
     v_cap integer;
+    v_locked boolean;
+    v_holds boolean := false;  -- a queue's lock: see claim_runs
 begin
     perform assert_read_committed();
     perform from worker as w where w.id = p_worker for key share;
@@ -22,7 +24,8 @@ begin
     end if;
     foreach v_queue in array p_queues loop
         continue when not exists (select from run as r where r.queue = v_queue and r.state = 'queued' and r.suspect);
-        select q.room, q.per_tenant into v_room, v_cap from lock_queue(v_queue, 1) as q;
+        select q.room, q.per_tenant, q.locked into v_room, v_cap, v_locked from lock_queue(v_queue, 1, not v_holds) as q;
+        v_holds := v_holds or v_locked;
         continue when v_room <= 0;
         return query
         with head as (

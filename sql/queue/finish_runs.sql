@@ -1,6 +1,6 @@
--- Moves live runs to history in their final state, frees their slots, and lets their ordered sessions go on: not past
--- a failed run that says that they wait for it. The caller holds the locks of the runs and of their ordered sessions, and
--- has checked the attempts.
+-- Moves live runs to history in their final state, and lets their ordered sessions go on: not past a failed run that says
+-- that they wait for it. The caller holds the locks of the runs and of their ordered sessions, has checked the attempts,
+-- and has freed their slots, before any lane is made: see free_slots.
 -- Nothing finishes before the millisecond in its id: lookups bound history by it, also where a clock stepped back.
 create function finish_runs(p_runs bigint[], p_states text[], p_outputs jsonb[], p_errors jsonb[],
                             p_notify boolean default true) returns void
@@ -10,8 +10,6 @@ set enable_mergejoin = off
 set enable_seqscan = off
 as $$
 declare
-    v_queues text[];
-    v_tenants text[];
     v_heads bigint[];
     v_head_tenants text[];
     v_sessions text[];
@@ -34,18 +32,13 @@ begin
                greatest(engine_now(), run_created_at(g.id)), g.output, g.error
         from gone as g
     )
-    select array_agg(g.queue) filter (where g.claimed_at is not null),
-           array_agg(g.tenant_id) filter (where g.claimed_at is not null),
-           array_agg(g.id) filter (where g.passes),
+    select array_agg(g.id) filter (where g.passes),
            array_agg(g.tenant_id) filter (where g.passes),
            array_agg(g.session_id) filter (where g.passes),
            array_agg(g.order_no) filter (where g.passes)
-    into v_queues, v_tenants, v_heads, v_head_tenants, v_sessions, v_nos
+    into v_heads, v_head_tenants, v_sessions, v_nos
     from (select g.*, g.order_no is not null and not (g.state = 'failed' and g.on_failure = 'block') as passes
           from gone as g) as g;
-    if v_queues is not null then
-        perform free_slots(v_queues, v_tenants);
-    end if;
     if v_heads is not null then
         perform advance_sessions(v_heads, v_head_tenants, v_sessions, v_nos, p_notify);
     end if;

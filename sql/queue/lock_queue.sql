@@ -2,15 +2,18 @@
 -- A queue with limits is locked until the caller's transaction ends, so that nobody else starts runs of it meanwhile; its
 -- running rows are then counted in a statement of their own, which sees what was committed before the lock. A slot is
 -- a running row: nothing can leak.
---   p_wait  whether to wait for another claim of the queue. A caller who holds locks of an earlier queue does not.
+--   p_wait  whether to wait for another claim of the queue. A caller who holds locks of an earlier queue does not: claims
+--           go through their queues in any order, and two would wait for one another.
+--   locked  the row is now this transaction's, whether there is room or not
 create function lock_queue(p_queue text, p_wanted integer, p_wait boolean default true,
-                           out room integer, out per_tenant integer)
+                           out room integer, out per_tenant integer, out locked boolean)
 language plpgsql
 set enable_seqscan = off
 as $$
 declare
     v_queue queue;
 begin
+    locked := false;
     select q.* into v_queue from queue as q where q.name = p_queue;
     if v_queue.name is null or v_queue.paused then
         room := 0;
@@ -25,7 +28,8 @@ begin
     else
         select q.* into v_queue from queue as q where q.name = p_queue for no key update skip locked;
     end if;
-    if v_queue.name is null or v_queue.paused then
+    locked := v_queue.name is not null;
+    if not locked or v_queue.paused then
         room := 0;
         return;
     end if;
