@@ -15,6 +15,7 @@ from howdah.app.api.run_reads import (
     created_at,
 )
 from howdah.app.composition import Resources
+from howdah.app.task_registry import RegisteredTask
 from howdah.sql.errors import HowdahError, IdempotencyConflict, NotUnique, UnknownTenant
 from howdah.sql.json_values import checked
 from howdah.sql.queue.calls import Enqueued, NewRun
@@ -73,14 +74,7 @@ async def checked_run(
     data: NewRunBody, tenant_id: str, key: str | None, resources: Resources, where: str = ""
 ) -> NewRun:
     """The run to enqueue, once its task is known and its arguments fit."""
-    raw = bytes(data.args)
-    text = checked(raw, f"{where}/args")
-    task = await resources.tasks.find(data.task)
-    args: Any = decode_body(raw, dict[str, Any], f"{where}/args")
-    errors = [FieldError(message, f"{where}/args{pointer}") for pointer, message in task.errors(args)]
-    if errors:
-        detail = f"the arguments do not fit task {data.task!r}: {errors[0].pointer}: {errors[0].detail}"
-        raise Refused(422, "invalid-arguments", detail, title="Invalid arguments", errors=errors)
+    task, text = await checked_args(data.task, bytes(data.args), resources, where)
     return NewRun(
         tenant_id=tenant_id,
         task=data.task,
@@ -92,6 +86,18 @@ async def checked_run(
         idempotency_key=key,
         unique_key=data.unique_key,
     )
+
+
+async def checked_args(name: str, raw: bytes, resources: Resources, where: str = "") -> tuple[RegisteredTask, str]:
+    """The task of this name, and the arguments as JSON text, once they fit it."""
+    text = checked(raw, f"{where}/args")
+    task = await resources.tasks.find(name)
+    args: Any = decode_body(raw, dict[str, Any], f"{where}/args")
+    errors = [FieldError(message, f"{where}/args{pointer}") for pointer, message in task.errors(args)]
+    if errors:
+        detail = f"the arguments do not fit task {name!r}: {errors[0].pointer}: {errors[0].detail}"
+        raise Refused(422, "invalid-arguments", detail, title="Invalid arguments", errors=errors)
+    return task, text
 
 
 def accepted_id(new: NewRun, enqueued: Enqueued) -> int:

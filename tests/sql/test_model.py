@@ -37,7 +37,7 @@ START = datetime(2100, 1, 1, tzinfo=UTC)
 
 EMPTY = """
     truncate run, run_history, lane, ordered_session, idempotency_key, queue, queue_depth, task, worker,
-             api_key, tenant;
+             tenant cascade;
     insert into tenant select t, t from unnest(%s::text[]) as t;
     select register_tasks(%s, array_fill('task'::text, array[3]), array_fill('q'::text, array[3]),
                           array_fill('{}'::text, array[3]), array_fill(''::text, array[3]));
