@@ -213,7 +213,8 @@ create index run_suspect_idx on run (queue, id) where state = 'queued' and suspe
 create index run_running_idx on run (queue, tenant_id, worker_id) where state = 'running';
 create index run_due_idx on run (run_at) where state = 'scheduled';
 create index run_blocked_idx on run (tenant_id, session_id, order_no) where state = 'blocked';
-create index run_deadline_idx on run (deadline) where deadline is not null;
+create index run_deadline_idx on run (deadline)
+    where deadline is not null and not (state = 'blocked' and on_failure = 'block');
 create unique index run_unique_key_idx on run (tenant_id, unique_key)
     where unique_key is not null and state in ('queued', 'scheduled', 'blocked');
 create index run_tenant_idx on run (tenant_id, id);
@@ -437,6 +438,8 @@ begin
             using errcode = 'HW016', hint = 'use up to 128 letters, digits and . _ : - beginning with a letter or digit';
     end if;
     insert into queue (name) select p_queue where p_queue is not null on conflict do nothing;
+    -- Who holds an ordered session may lock any of its runs, in no order: so that comes first.
+    perform lock_ordered_sessions(p_runs, true);
     perform from run as r where r.id = any (p_runs) order by r.id for no key update;
     -- Not fresh: its place in the order of ids is no longer its place in the queue.
     with changed as (
@@ -475,9 +478,9 @@ $$;
 
 -- Claims up to p_limit queued runs for a worker, fairly among tenants: all there is to know about claiming.
 -- A claim locks the few lanes with the least virtual time, takes the head runs of each tenant in order of priority, then
--- age, and advances its lanes by what it took, divided by the tenant's weight: weighted fair queueing in which workers
--- never wait for one another. It goes round until it is full: one lane alone must give the full speed, and lanes found
--- empty, or parked because their tenant may not start more, make way for others.
+-- age, as many as its weight among theirs gives it, and advances its lanes by what it took, divided by that weight:
+-- weighted fair queueing in which workers never wait for one another. It goes round until it is full: one lane alone
+-- must give the full speed, and lanes found empty, or parked because their tenant may not start more, make way for others.
 --   p_tasks  only runs of these tasks: lanes of others are not even looked at; null: any
 -- An attempt's number is its fencing token: every later write must show it.
 -- A worker that its peers have given up is refused: a run claimed in its name would belong to nobody.
@@ -504,7 +507,7 @@ declare
     v_left integer := p_limit;
     v_room integer;
     v_cap integer;
-    v_held boolean := false;
+    v_held boolean := false;  -- a queue or lanes are locked: from then on nothing is waited for
     v_taken integer;
     v_started integer;
     v_queue text;
@@ -522,9 +525,9 @@ begin
     end if;
     foreach v_queue in array p_queues loop
         exit when v_left <= 0;
-        -- Waited for only while no other queue is held: workers come to their queues in any order.
+        -- Waited for only while nothing else is held: workers come to their queues in any order.
         select q.room, q.per_tenant, q.held or v_held into v_room, v_cap, v_held
-        from lock_queue(v_queue, v_left, v_left = p_limit and not v_held) as q;
+        from lock_queue(v_queue, v_left, not v_held) as q;
         continue when v_room <= 0;
         v_tasks := open_tasks(v_queue, p_tasks);
         v_started := 0;
@@ -533,6 +536,7 @@ begin
             select l.tenants, l.tasks, l.twins into v_tenants, v_lanes, v_twins
             from lock_lanes(v_queue, v_tasks, v_passed, least(c_lanes, greatest(v_room, 8))) as l;
             exit when v_tenants is null;
+            v_held := true;
 
             return query
             with lanes as materialized (
@@ -543,7 +547,8 @@ begin
                     on l.queue = v_queue and l.tenant_id = i.tenant_id and l.task = i.task and l.twin = i.twin
             ),
             tenants as materialized (
-                select s.*, ceil(v_room::numeric / greatest(count(*) filter (where s.room > 0) over (), 1)) as share
+                select s.*, ceil(v_room * s.weight / greatest(sum(s.weight) filter (where s.room > 0) over (), s.weight))
+                            ::integer as share
                 from (
                     select t.id, t.weight, l.ord, l.virtual_time,
                            case when t.paused then 0
@@ -604,24 +609,22 @@ begin
             advanced as (
                 update lane as l
                 set virtual_time = a.virtual_time,
-                    parked = a.parked,
                     floor_priority = case when l.next_xid <= a.oldest then l.next_priority else l.floor_priority end,
                     floor_id = case when l.next_xid <= a.oldest then l.next_id else l.floor_id end,
                     next_priority = case when l.next_xid > a.oldest or a.last is null then l.next_priority else -(a.last[1]) end,
                     next_id = case when l.next_xid > a.oldest or a.last is null then l.next_id else a.last[2] - c_margin end,
                     next_xid = case when l.next_xid > a.oldest or a.last is null then l.next_xid else a.newest end
                 from (
-                    select i.tenant_id, i.task, i.twin, t.virtual_time + coalesce(g.taken, 0) / t.weight as virtual_time,
-                           t.room <= coalesce(g.taken, 0) and (v_cap is not null or t.room <= 0) as parked,
+                    select i.tenant_id, i.task, i.twin, t.virtual_time + g.taken / t.weight as virtual_time,
                            (select max(array[-h.priority, h.id]) from locked as h
                             where h.tenant_id = i.tenant_id and h.task = i.task and h.fresh) as last,
                            pg_snapshot_xmin(pg_current_snapshot()) as oldest,
                            pg_snapshot_xmax(pg_current_snapshot()) as newest
                     from lanes as i
                     join tenants as t on t.id = i.tenant_id
-                    left join (select h.tenant_id, count(*) as taken from locked as h group by h.tenant_id) as g
+                    join (select h.tenant_id, count(*) as taken from locked as h group by h.tenant_id) as g
                         on g.tenant_id = i.tenant_id
-                    where g.taken > 0 or t.room <= 0
+                    where g.taken > 0
                 ) as a
                 where l.queue = v_queue and l.tenant_id = a.tenant_id and l.task = a.task and l.twin = a.twin
             )
@@ -636,6 +639,9 @@ begin
             v_left := v_left - v_taken;
             v_room := v_room - v_taken;
             v_started := v_started + v_taken;
+            if v_cap is not null or v_room > 0 then
+                perform park_lanes(v_queue, v_tenants, v_lanes, v_twins, v_cap);
+            end if;
             exit when v_room <= 0;
 
             perform remove_empty_lanes(v_queue, v_tenants, v_lanes, v_twins);
@@ -676,7 +682,10 @@ begin
     foreach v_queue in array p_queues loop
         select suspect_company(r.deaths) into v_company
         from run as r
-        where r.queue = v_queue and r.state = 'queued' and r.suspect and (p_tasks is null or r.task = any (p_tasks))
+        where r.queue = v_queue and r.state = 'queued' and r.suspect
+          and (p_tasks is null or r.task = any (p_tasks))
+          and not exists (select from task as k where k.name = r.task and k.paused)
+          and not exists (select from tenant as t where t.id = r.tenant_id and t.paused)
         order by r.id
         limit 1;
         continue when not found;
@@ -1068,6 +1077,13 @@ begin
                               then 'not_unique' else i.status end order by i.ord)
         into v_status
         from unnest(v_ids, p_unique, v_status) with ordinality as i(id, unique_key, status, ord);
+        -- Nor is there one for the same request again, beside it in this batch.
+        select array_agg(case when i.status = 'existing'
+                                   and i.id = any (array(select j.id from unnest(v_ids, v_status) as j(id, status)
+                                                         where j.status = 'not_unique'))
+                              then 'not_unique' else i.status end order by i.ord)
+        into v_status
+        from unnest(v_ids, v_status) with ordinality as i(id, status, ord);
         delete from idempotency_key as k
         using unnest(p_tenants, p_keys, v_ids, v_status) as i(tenant, key, id, status)
         where i.status = 'not_unique' and k.tenant_id = i.tenant and k.key = i.key and k.run_id = i.id;
@@ -1114,6 +1130,7 @@ $$;
 
 -- Ends runs whose deadline has passed: at once as failed where they are not running, else by asking their worker, which
 -- knows the deadline itself and has most often stopped by then. p_limit at most; returns how many it ended or asked.
+-- A run for which its ordered session would wait fails when it has become the head: gone before, it would hold up nobody.
 create function expire_runs(p_limit integer default 1000, p_notify boolean default true) returns table (expired integer)
 language plpgsql
 set enable_hashjoin = off
@@ -1129,7 +1146,10 @@ declare
 begin
     perform assert_read_committed();
     v_late := lock_ordered_sessions(array(
-        select r.id from run as r where r.deadline <= v_now and not r.cancel_requested order by r.deadline limit p_limit), false);
+        select r.id from run as r
+        where r.deadline <= v_now and not (r.state = 'blocked' and r.on_failure = 'block') and not r.cancel_requested
+        order by r.deadline
+        limit p_limit), false);
     select array_agg(l.id) into v_idle
     from (select r.id from run as r
           where r.id = any (v_late) and r.state <> 'running' order by r.id for no key update skip locked) as l;
@@ -1153,9 +1173,9 @@ begin
 end
 $$;
 
--- Moves live runs to history in their final state, frees their slots, and lets their ordered sessions go on: not past
--- a failed run that says that they wait for it. The caller holds the locks of the runs and of their ordered sessions, and
--- has checked the attempts.
+-- Moves live runs to history in their final state, and lets their ordered sessions go on: not past a failed run that says
+-- that they wait for it. The caller holds the locks of the runs and of their ordered sessions, has checked the attempts,
+-- and has freed their slots, before any lane is made: see free_slots.
 create function finish_runs(p_runs bigint[], p_states text[], p_outputs jsonb[], p_errors jsonb[],
                             p_notify boolean default true) returns void
 language plpgsql
@@ -1166,8 +1186,6 @@ as $$
 declare
     -- At or after the millisecond in every id: lookups bound history by it, also where a clock stepped back.
     v_now timestamptz := greatest(engine_now(), (select run_created_at(max(i)) from unnest(p_runs) as i));
-    v_queues text[];
-    v_tenants text[];
     v_heads bigint[];
     v_head_tenants text[];
     v_sessions text[];
@@ -1187,20 +1205,13 @@ begin
            g.deaths, g.deaths_alone, g.order_no, g.on_failure, g.retry, g.worker_id, g.claimed_at, v_now, g.output, g.error
     from gone as g;
 
-    -- Most installations have neither, and need not read again what was written.
-    if exists (select from queue as q where q.max_running_per_tenant is not null) or exists (select from ordered_session)
-    then
-        select array_agg(h.queue) filter (where h.claimed_at is not null),
-               array_agg(h.tenant_id) filter (where h.claimed_at is not null),
-               array_agg(h.id) filter (where h.passes), array_agg(h.tenant_id) filter (where h.passes),
-               array_agg(h.session_id) filter (where h.passes), array_agg(h.order_no) filter (where h.passes)
-        into v_queues, v_tenants, v_heads, v_head_tenants, v_sessions, v_nos
-        from (select h.*, h.order_no is not null and not (h.state = 'failed' and h.on_failure = 'block') as passes
-              from unnest(p_runs) as i(id)
-              join run_history as h on h.id = i.id and h.finished_at = v_now) as h;
-        if v_queues is not null then
-            perform free_slots(v_queues, v_tenants);
-        end if;
+    -- Most installations have none, and need not read again what was written.
+    if exists (select from ordered_session) then
+        select array_agg(h.id), array_agg(h.tenant_id), array_agg(h.session_id), array_agg(h.order_no)
+        into v_heads, v_head_tenants, v_sessions, v_nos
+        from unnest(p_runs) as i(id)
+        join run_history as h on h.id = i.id and h.finished_at = v_now
+        where h.order_no is not null and not (h.state = 'failed' and h.on_failure = 'block');
         if v_heads is not null then
             perform advance_sessions(v_heads, v_head_tenants, v_sessions, v_nos, p_notify);
         end if;
@@ -1228,7 +1239,8 @@ as $$
           and -r.priority = -p_lane.floor_priority and r.id <= p_lane.floor_id)
 $$;
 
--- Told of each attempt that has ended, by queue and tenant: where tenants have a limit, their lanes are looked at again.
+-- Told of each attempt that ends, by queue and tenant: where tenants have a limit, their lanes are looked at again.
+-- Once a transaction, and before it makes a lane: that locks lanes, sorted, and a lane that is made is waited for.
 create function free_slots(p_queues text[], p_tenants text[]) returns void
 language plpgsql
 set enable_hashjoin = off
@@ -1463,8 +1475,9 @@ begin
               and (p_passed = '{}' or l.tenant_id || '/' || l.task <> all (p_passed))
             limit 1
             for no key update;
-            exit when not found;
+            -- Not for the rest of the transaction: a later wait for a queue's row may take longer.
             set local lock_timeout = 0;
+            exit when not found;
         exception when lock_not_available then
             return;
         end;
@@ -1635,6 +1648,36 @@ as $$
     select array_agg(t.name)
     from unnest(coalesce(p_tasks, lane_tasks(p_queue))) as t(name)
     where not exists (select from task as k where k.name = t.name and k.paused)
+$$;
+
+-- Parks those of these lanes, which the caller has locked, whose tenant may not start a run of the queue: it is paused, or
+-- as many of its runs are running as p_cap allows. Not where one of those is just ending: that transaction has looked for
+-- lanes to unpark already, and may have been too early for this one. Its runs are locked, and so do not count here.
+create function park_lanes(p_queue text, p_tenants text[], p_tasks text[], p_twins integer[], p_cap integer) returns void
+language sql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+    with full_tenants as materialized (
+        select t.id
+        from (select distinct i.tenant_id from unnest(p_tenants) as i(tenant_id)) as i
+        join tenant as t on t.id = i.tenant_id
+        where t.paused
+           or p_cap is not null
+              and (select count(*) from (select from run as r
+                                         where r.queue = p_queue and r.tenant_id = t.id and r.state = 'running'
+                                         limit p_cap) as slot) >= p_cap
+              and (select count(*) from (select from run as r
+                                         where r.queue = p_queue and r.tenant_id = t.id and r.state = 'running'
+                                         limit p_cap
+                                         for share skip locked) as slot) >= p_cap
+    )
+    update lane as l
+    set parked = true
+    from unnest(p_tenants, p_tasks, p_twins) as i(tenant_id, task, twin)
+    join full_tenants as t on t.id = i.tenant_id
+    where l.queue = p_queue and l.tenant_id = i.tenant_id and l.task = i.task and l.twin = i.twin
 $$;
 
 -- Pauses a queue, or lets it go on: no run of it starts while it is paused; those that run go on to their end.
@@ -1943,6 +1986,7 @@ begin
     if v_queues is null then
         return 0;
     end if;
+    perform free_slots(v_queues, v_tenants);
     if v_poison is not null then
         perform finish_runs(
             v_poison, array_fill('failed'::text, array[cardinality(v_poison)]), null,
@@ -1954,7 +1998,6 @@ begin
     end if;
     perform hold_lanes(v_queues, v_tenants, v_tasks);
     perform end_cancelled_runs(v_runs);
-    perform free_slots(v_queues, v_tenants);
     if p_notify then
         perform notify_queues(v_queues);
     end if;
@@ -2468,16 +2511,25 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
 as $$
+declare
+    v_queues text[];
+    v_tenants text[];
+    v_tasks text[];
 begin
-    perform from lane as l
-    join unnest(p_queues, p_tenants) as i(q, t) on l.queue = i.q and l.tenant_id = i.t
-    order by l.queue, l.tenant_id, l.task
-    for no key update of l;
-    if found then
+    select array_agg(k.queue), array_agg(k.tenant_id), array_agg(k.task) into v_queues, v_tenants, v_tasks
+    from (
+        select l.queue, l.tenant_id, l.task
+        from lane as l
+        join unnest(p_queues, p_tenants) as i(q, t) on l.queue = i.q and l.tenant_id = i.t
+        order by l.queue, l.tenant_id, l.task
+        for no key update of l
+    ) as k;
+    -- These only: one that came since is not locked, and waiting for it would break the order.
+    if v_queues is not null then
         update lane as l
         set parked = false, virtual_time = greatest(l.virtual_time, least_virtual_time(l.queue))
-        from unnest(p_queues, p_tenants) as i(q, t)
-        where l.queue = i.q and l.tenant_id = i.t and l.parked;
+        from unnest(v_queues, v_tenants, v_tasks) as i(q, t, k)
+        where l.queue = i.q and l.tenant_id = i.t and l.task = i.k and l.parked;
     end if;
 end
 $$;
@@ -2508,7 +2560,7 @@ begin
     -- A claim whose connection was cut may still be under way here: its runs, too, must be seen below.
     perform from worker as w where w.id = p_worker for update;
     perform lock_ordered_sessions(
-        array(select r.id from run as r where r.worker_id = p_worker and r.state = 'running' and r.cancel_requested), true);
+        array(select r.id from run as r where r.worker_id = p_worker and r.state = 'running'), true);
     with released as (
         update run as r
         set state = 'queued', fresh = false, worker_id = null, claimed_at = null
@@ -2519,9 +2571,9 @@ begin
     select array_agg(q.id), array_agg(q.queue), array_agg(q.tenant_id), array_agg(q.task)
     into v_runs, v_queues, v_tenants, v_tasks from released as q;
     if v_queues is not null then
+        perform free_slots(v_queues, v_tenants);
         perform hold_lanes(v_queues, v_tenants, v_tasks);
         perform end_cancelled_runs(v_runs);
-        perform free_slots(v_queues, v_tenants);
         if p_notify then
             perform notify_queues(v_queues);
         end if;
@@ -2947,9 +2999,9 @@ declare
     v_live bigint[] := p_runs;  -- an item's run; null where nothing may be written
     v_status text[] := array_fill('ok'::text, array[cardinality(p_runs)]);
     v_repeated text[] := '{}';
+    v_slot_queues text[];
+    v_slot_tenants text[];
     v_again bigint[];
-    v_again_queues text[];
-    v_again_tenants text[];
     v_queues text[];
     v_tenants text[];
     v_tasks text[];
@@ -2968,10 +3020,10 @@ begin
         select distinct run_id, attempt from unnest(p_runs, p_attempts) as i(run_id, attempt)
     )
     select coalesce(array_agg(l.id), '{}'), array_agg(l.id) filter (where l.order_no is not null),
-           (select count(*) from wanted)
-    into v_mine, v_ordered, v_wanted
+           (select count(*) from wanted), array_agg(l.queue), array_agg(l.tenant_id)
+    into v_mine, v_ordered, v_wanted, v_slot_queues, v_slot_tenants
     from (
-        select r.id, r.order_no
+        select r.id, r.order_no, r.queue, r.tenant_id
         from wanted as i
         join run as r on r.id = i.run_id and r.attempt = i.attempt and r.claimed_at is not null
         where r.id <> all (v_busy)
@@ -3024,6 +3076,8 @@ begin
     end if;
 
     if 'outcome' = any (p_kinds) then
+        -- Those of runs that only wrote a checkpoint, too: nothing comes of it.
+        perform free_slots(v_slot_queues, v_slot_tenants);
         perform finish_runs(
             array_agg(i.run_id), array_agg(i.name),
             array_agg(case when i.name = 'succeeded' then i.body::jsonb end),
@@ -3045,11 +3099,10 @@ begin
                   and r.id = i.run_id
                 returning r.id, r.queue, r.tenant_id, r.task, r.state
             )
-            select array_agg(a.id), array_agg(a.queue), array_agg(a.tenant_id),
-                   array_agg(a.queue) filter (where a.state = 'queued'),
+            select array_agg(a.id), array_agg(a.queue) filter (where a.state = 'queued'),
                    array_agg(a.tenant_id) filter (where a.state = 'queued'),
                    array_agg(a.task) filter (where a.state = 'queued')
-            into v_again, v_again_queues, v_again_tenants, v_queues, v_tenants, v_tasks
+            into v_again, v_queues, v_tenants, v_tasks
             from again as a;
             if v_queues is not null then
                 perform hold_lanes(v_queues, v_tenants, v_tasks);
@@ -3058,7 +3111,6 @@ begin
                 end if;
             end if;
             if v_again is not null then
-                perform free_slots(v_again_queues, v_again_tenants);
                 perform end_cancelled_runs(v_again);
             end if;
         end if;

@@ -22,6 +22,8 @@ begin
             using errcode = 'HW016', hint = 'use up to 128 letters, digits and . _ : - beginning with a letter or digit';
     end if;
     insert into queue (name) select p_queue where p_queue is not null on conflict do nothing;
+    -- Who holds an ordered session may lock any of its runs, in no order: so that comes first.
+    perform lock_ordered_sessions(p_runs, true);
     perform from run as r where r.id = any (p_runs) order by r.id for no key update;
     -- Not fresh: its place in the order of ids is no longer its place in the queue.
     with changed as (

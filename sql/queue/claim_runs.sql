@@ -1,8 +1,8 @@
 -- Claims up to p_limit queued runs for a worker, fairly among tenants: all there is to know about claiming.
 -- A claim locks the few lanes with the least virtual time, takes the head runs of each tenant in order of priority, then
--- age, and advances its lanes by what it took, divided by the tenant's weight: weighted fair queueing in which workers
--- never wait for one another. It goes round until it is full: one lane alone must give the full speed, and lanes found
--- empty, or parked because their tenant may not start more, make way for others.
+-- age, as many as its weight among theirs gives it, and advances its lanes by what it took, divided by that weight:
+-- weighted fair queueing in which workers never wait for one another. It goes round until it is full: one lane alone
+-- must give the full speed, and lanes found empty, or parked because their tenant may not start more, make way for others.
 --   p_tasks  only runs of these tasks: lanes of others are not even looked at; null: any
 -- An attempt's number is its fencing token: every later write must show it.
 -- A worker that its peers have given up is refused: a run claimed in its name would belong to nobody.
@@ -29,7 +29,7 @@ declare
     v_left integer := p_limit;
     v_room integer;
     v_cap integer;
-    v_held boolean := false;
+    v_held boolean := false;  -- a queue or lanes are locked: from then on nothing is waited for
     v_taken integer;
     v_started integer;
     v_queue text;
@@ -47,9 +47,9 @@ begin
     end if;
     foreach v_queue in array p_queues loop
         exit when v_left <= 0;
-        -- Waited for only while no other queue is held: workers come to their queues in any order.
+        -- Waited for only while nothing else is held: workers come to their queues in any order.
         select q.room, q.per_tenant, q.held or v_held into v_room, v_cap, v_held
-        from lock_queue(v_queue, v_left, v_left = p_limit and not v_held) as q;
+        from lock_queue(v_queue, v_left, not v_held) as q;
         continue when v_room <= 0;
         v_tasks := open_tasks(v_queue, p_tasks);
         v_started := 0;
@@ -58,6 +58,7 @@ begin
             select l.tenants, l.tasks, l.twins into v_tenants, v_lanes, v_twins
             from lock_lanes(v_queue, v_tasks, v_passed, least(c_lanes, greatest(v_room, 8))) as l;
             exit when v_tenants is null;
+            v_held := true;
 
             return query
             with lanes as materialized (
@@ -68,7 +69,8 @@ begin
                     on l.queue = v_queue and l.tenant_id = i.tenant_id and l.task = i.task and l.twin = i.twin
             ),
             tenants as materialized (
-                select s.*, ceil(v_room::numeric / greatest(count(*) filter (where s.room > 0) over (), 1)) as share
+                select s.*, ceil(v_room * s.weight / greatest(sum(s.weight) filter (where s.room > 0) over (), s.weight))
+                            ::integer as share
                 from (
                     select t.id, t.weight, l.ord, l.virtual_time,
                            case when t.paused then 0
@@ -129,24 +131,22 @@ begin
             advanced as (
                 update lane as l
                 set virtual_time = a.virtual_time,
-                    parked = a.parked,
                     floor_priority = case when l.next_xid <= a.oldest then l.next_priority else l.floor_priority end,
                     floor_id = case when l.next_xid <= a.oldest then l.next_id else l.floor_id end,
                     next_priority = case when l.next_xid > a.oldest or a.last is null then l.next_priority else -(a.last[1]) end,
                     next_id = case when l.next_xid > a.oldest or a.last is null then l.next_id else a.last[2] - c_margin end,
                     next_xid = case when l.next_xid > a.oldest or a.last is null then l.next_xid else a.newest end
                 from (
-                    select i.tenant_id, i.task, i.twin, t.virtual_time + coalesce(g.taken, 0) / t.weight as virtual_time,
-                           t.room <= coalesce(g.taken, 0) and (v_cap is not null or t.room <= 0) as parked,
+                    select i.tenant_id, i.task, i.twin, t.virtual_time + g.taken / t.weight as virtual_time,
                            (select max(array[-h.priority, h.id]) from locked as h
                             where h.tenant_id = i.tenant_id and h.task = i.task and h.fresh) as last,
                            pg_snapshot_xmin(pg_current_snapshot()) as oldest,
                            pg_snapshot_xmax(pg_current_snapshot()) as newest
                     from lanes as i
                     join tenants as t on t.id = i.tenant_id
-                    left join (select h.tenant_id, count(*) as taken from locked as h group by h.tenant_id) as g
+                    join (select h.tenant_id, count(*) as taken from locked as h group by h.tenant_id) as g
                         on g.tenant_id = i.tenant_id
-                    where g.taken > 0 or t.room <= 0
+                    where g.taken > 0
                 ) as a
                 where l.queue = v_queue and l.tenant_id = a.tenant_id and l.task = a.task and l.twin = a.twin
             )
@@ -161,6 +161,9 @@ begin
             v_left := v_left - v_taken;
             v_room := v_room - v_taken;
             v_started := v_started + v_taken;
+            if v_cap is not null or v_room > 0 then
+                perform park_lanes(v_queue, v_tenants, v_lanes, v_twins, v_cap);
+            end if;
             exit when v_room <= 0;
 
             perform remove_empty_lanes(v_queue, v_tenants, v_lanes, v_twins);

@@ -25,7 +25,10 @@ begin
     foreach v_queue in array p_queues loop
         select suspect_company(r.deaths) into v_company
         from run as r
-        where r.queue = v_queue and r.state = 'queued' and r.suspect and (p_tasks is null or r.task = any (p_tasks))
+        where r.queue = v_queue and r.state = 'queued' and r.suspect
+          and (p_tasks is null or r.task = any (p_tasks))
+          and not exists (select from task as k where k.name = r.task and k.paused)
+          and not exists (select from tenant as t where t.id = r.tenant_id and t.paused)
         order by r.id
         limit 1;
         continue when not found;

@@ -136,6 +136,13 @@ begin
                               then 'not_unique' else i.status end order by i.ord)
         into v_status
         from unnest(v_ids, p_unique, v_status) with ordinality as i(id, unique_key, status, ord);
+        -- Nor is there one for the same request again, beside it in this batch.
+        select array_agg(case when i.status = 'existing'
+                                   and i.id = any (array(select j.id from unnest(v_ids, v_status) as j(id, status)
+                                                         where j.status = 'not_unique'))
+                              then 'not_unique' else i.status end order by i.ord)
+        into v_status
+        from unnest(v_ids, v_status) with ordinality as i(id, status, ord);
         delete from idempotency_key as k
         using unnest(p_tenants, p_keys, v_ids, v_status) as i(tenant, key, id, status)
         where i.status = 'not_unique' and k.tenant_id = i.tenant and k.key = i.key and k.run_id = i.id;

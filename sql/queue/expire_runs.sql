@@ -1,5 +1,6 @@
 -- Ends runs whose deadline has passed: at once as failed where they are not running, else by asking their worker, which
 -- knows the deadline itself and has most often stopped by then. p_limit at most; returns how many it ended or asked.
+-- A run for which its ordered session would wait fails when it has become the head: gone before, it would hold up nobody.
 create function expire_runs(p_limit integer default 1000, p_notify boolean default true) returns table (expired integer)
 language plpgsql
 set enable_hashjoin = off
@@ -15,7 +16,10 @@ declare
 begin
     perform assert_read_committed();
     v_late := lock_ordered_sessions(array(
-        select r.id from run as r where r.deadline <= v_now and not r.cancel_requested order by r.deadline limit p_limit), false);
+        select r.id from run as r
+        where r.deadline <= v_now and not (r.state = 'blocked' and r.on_failure = 'block') and not r.cancel_requested
+        order by r.deadline
+        limit p_limit), false);
     select array_agg(l.id) into v_idle
     from (select r.id from run as r
           where r.id = any (v_late) and r.state <> 'running' order by r.id for no key update skip locked) as l;

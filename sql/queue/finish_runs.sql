@@ -1,6 +1,6 @@
--- Moves live runs to history in their final state, frees their slots, and lets their ordered sessions go on: not past
--- a failed run that says that they wait for it. The caller holds the locks of the runs and of their ordered sessions, and
--- has checked the attempts.
+-- Moves live runs to history in their final state, and lets their ordered sessions go on: not past a failed run that says
+-- that they wait for it. The caller holds the locks of the runs and of their ordered sessions, has checked the attempts,
+-- and has freed their slots, before any lane is made: see free_slots.
 create function finish_runs(p_runs bigint[], p_states text[], p_outputs jsonb[], p_errors jsonb[],
                             p_notify boolean default true) returns void
 language plpgsql
@@ -11,8 +11,6 @@ as $$
 declare
     -- At or after the millisecond in every id: lookups bound history by it, also where a clock stepped back.
     v_now timestamptz := greatest(engine_now(), (select run_created_at(max(i)) from unnest(p_runs) as i));
-    v_queues text[];
-    v_tenants text[];
     v_heads bigint[];
     v_head_tenants text[];
     v_sessions text[];
@@ -32,20 +30,13 @@ begin
            g.deaths, g.deaths_alone, g.order_no, g.on_failure, g.retry, g.worker_id, g.claimed_at, v_now, g.output, g.error
     from gone as g;
 
-    -- Most installations have neither, and need not read again what was written.
-    if exists (select from queue as q where q.max_running_per_tenant is not null) or exists (select from ordered_session)
-    then
-        select array_agg(h.queue) filter (where h.claimed_at is not null),
-               array_agg(h.tenant_id) filter (where h.claimed_at is not null),
-               array_agg(h.id) filter (where h.passes), array_agg(h.tenant_id) filter (where h.passes),
-               array_agg(h.session_id) filter (where h.passes), array_agg(h.order_no) filter (where h.passes)
-        into v_queues, v_tenants, v_heads, v_head_tenants, v_sessions, v_nos
-        from (select h.*, h.order_no is not null and not (h.state = 'failed' and h.on_failure = 'block') as passes
-              from unnest(p_runs) as i(id)
-              join run_history as h on h.id = i.id and h.finished_at = v_now) as h;
-        if v_queues is not null then
-            perform free_slots(v_queues, v_tenants);
-        end if;
+    -- Most installations have none, and need not read again what was written.
+    if exists (select from ordered_session) then
+        select array_agg(h.id), array_agg(h.tenant_id), array_agg(h.session_id), array_agg(h.order_no)
+        into v_heads, v_head_tenants, v_sessions, v_nos
+        from unnest(p_runs) as i(id)
+        join run_history as h on h.id = i.id and h.finished_at = v_now
+        where h.order_no is not null and not (h.state = 'failed' and h.on_failure = 'block');
         if v_heads is not null then
             perform advance_sessions(v_heads, v_head_tenants, v_sessions, v_nos, p_notify);
         end if;

@@ -1,4 +1,5 @@
--- Told of each attempt that has ended, by queue and tenant: where tenants have a limit, their lanes are looked at again.
+-- Told of each attempt that ends, by queue and tenant: where tenants have a limit, their lanes are looked at again.
+-- Once a transaction, and before it makes a lane: that locks lanes, sorted, and a lane that is made is waited for.
 create function free_slots(p_queues text[], p_tenants text[]) returns void
 language plpgsql
 set enable_hashjoin = off

@@ -49,8 +49,9 @@ begin
               and (p_passed = '{}' or l.tenant_id || '/' || l.task <> all (p_passed))
             limit 1
             for no key update;
-            exit when not found;
+            -- Not for the rest of the transaction: a later wait for a queue's row may take longer.
             set local lock_timeout = 0;
+            exit when not found;
         exception when lock_not_available then
             return;
         end;

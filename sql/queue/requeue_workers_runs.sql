@@ -45,6 +45,7 @@ begin
     if v_queues is null then
         return 0;
     end if;
+    perform free_slots(v_queues, v_tenants);
     if v_poison is not null then
         perform finish_runs(
             v_poison, array_fill('failed'::text, array[cardinality(v_poison)]), null,
@@ -56,7 +57,6 @@ begin
     end if;
     perform hold_lanes(v_queues, v_tenants, v_tasks);
     perform end_cancelled_runs(v_runs);
-    perform free_slots(v_queues, v_tenants);
     if p_notify then
         perform notify_queues(v_queues);
     end if;

@@ -118,7 +118,8 @@ create index run_suspect_idx on run (queue, id) where state = 'queued' and suspe
 create index run_running_idx on run (queue, tenant_id, worker_id) where state = 'running';
 create index run_due_idx on run (run_at) where state = 'scheduled';
 create index run_blocked_idx on run (tenant_id, session_id, order_no) where state = 'blocked';
-create index run_deadline_idx on run (deadline) where deadline is not null;
+create index run_deadline_idx on run (deadline)
+    where deadline is not null and not (state = 'blocked' and on_failure = 'block');
 create unique index run_unique_key_idx on run (tenant_id, unique_key)
     where unique_key is not null and state in ('queued', 'scheduled', 'blocked');
 create index run_tenant_idx on run (tenant_id, id);

@@ -13,7 +13,7 @@ begin
     -- A claim whose connection was cut may still be under way here: its runs, too, must be seen below.
     perform from worker as w where w.id = p_worker for update;
     perform lock_ordered_sessions(
-        array(select r.id from run as r where r.worker_id = p_worker and r.state = 'running' and r.cancel_requested), true);
+        array(select r.id from run as r where r.worker_id = p_worker and r.state = 'running'), true);
     with released as (
         update run as r
         set state = 'queued', fresh = false, worker_id = null, claimed_at = null
@@ -24,9 +24,9 @@ begin
     select array_agg(q.id), array_agg(q.queue), array_agg(q.tenant_id), array_agg(q.task)
     into v_runs, v_queues, v_tenants, v_tasks from released as q;
     if v_queues is not null then
+        perform free_slots(v_queues, v_tenants);
         perform hold_lanes(v_queues, v_tenants, v_tasks);
         perform end_cancelled_runs(v_runs);
-        perform free_slots(v_queues, v_tenants);
         if p_notify then
             perform notify_queues(v_queues);
         end if;

@@ -39,9 +39,9 @@ declare
     v_live bigint[] := p_runs;  -- an item's run; null where nothing may be written
     v_status text[] := array_fill('ok'::text, array[cardinality(p_runs)]);
     v_repeated text[] := '{}';
+    v_slot_queues text[];
+    v_slot_tenants text[];
     v_again bigint[];
-    v_again_queues text[];
-    v_again_tenants text[];
     v_queues text[];
     v_tenants text[];
     v_tasks text[];
@@ -60,10 +60,10 @@ begin
         select distinct run_id, attempt from unnest(p_runs, p_attempts) as i(run_id, attempt)
     )
     select coalesce(array_agg(l.id), '{}'), array_agg(l.id) filter (where l.order_no is not null),
-           (select count(*) from wanted)
-    into v_mine, v_ordered, v_wanted
+           (select count(*) from wanted), array_agg(l.queue), array_agg(l.tenant_id)
+    into v_mine, v_ordered, v_wanted, v_slot_queues, v_slot_tenants
     from (
-        select r.id, r.order_no
+        select r.id, r.order_no, r.queue, r.tenant_id
         from wanted as i
         join run as r on r.id = i.run_id and r.attempt = i.attempt and r.claimed_at is not null
         where r.id <> all (v_busy)
@@ -116,6 +116,8 @@ begin
     end if;
 
     if 'outcome' = any (p_kinds) then
+        -- Those of runs that only wrote a checkpoint, too: nothing comes of it.
+        perform free_slots(v_slot_queues, v_slot_tenants);
         perform finish_runs(
             array_agg(i.run_id), array_agg(i.name),
             array_agg(case when i.name = 'succeeded' then i.body::jsonb end),
@@ -137,11 +139,10 @@ begin
                   and r.id = i.run_id
                 returning r.id, r.queue, r.tenant_id, r.task, r.state
             )
-            select array_agg(a.id), array_agg(a.queue), array_agg(a.tenant_id),
-                   array_agg(a.queue) filter (where a.state = 'queued'),
+            select array_agg(a.id), array_agg(a.queue) filter (where a.state = 'queued'),
                    array_agg(a.tenant_id) filter (where a.state = 'queued'),
                    array_agg(a.task) filter (where a.state = 'queued')
-            into v_again, v_again_queues, v_again_tenants, v_queues, v_tenants, v_tasks
+            into v_again, v_queues, v_tenants, v_tasks
             from again as a;
             if v_queues is not null then
                 perform hold_lanes(v_queues, v_tenants, v_tasks);
@@ -150,7 +151,6 @@ begin
                 end if;
             end if;
             if v_again is not null then
-                perform free_slots(v_again_queues, v_again_tenants);
                 perform end_cancelled_runs(v_again);
             end if;
         end if;

@@ -112,6 +112,12 @@ async def test_a_uniqueness_key_admits_one_queued_run(connection: Connection) ->
     assert later.status == "not_unique", "a refused run must not leave its idempotency key behind"
 
 
+async def test_the_same_request_twice_in_a_batch_that_is_not_unique_names_no_run(connection: Connection) -> None:
+    await enqueue_runs(connection, [NewRun("default", "t", unique_key="u")])
+    refused = await enqueue_runs(connection, [NewRun("default", "t", unique_key="u", idempotency_key="k")] * 2)
+    assert [(run.status, run.run_id) for run in refused] == [("not_unique", None)] * 2
+
+
 async def test_a_uniqueness_key_is_free_once_its_run_has_started(connection: Connection) -> None:
     await enqueue(connection, unique_key="u")
     await claim(connection)

@@ -165,3 +165,17 @@ async def test_an_order_that_makes_no_sense_is_refused(connection: Connection, r
     with pytest.raises(psycopg.Error) as refused:
         await enqueue_runs(connection, [run])
     assert isinstance(from_psycopg(refused.value), BadValue)
+
+
+async def test_a_run_that_is_late_before_its_turn_still_holds_what_comes_after_it(connection: Connection) -> None:
+    (first,) = await ordered(connection, 1)
+    late = await ordered(connection, 1, kind="block", deadline=datetime(2020, 1, 1, tzinfo=UTC))
+    after = await ordered(connection, 1, kind="block")
+    (run,) = await claim(connection)
+    assert run.id == first
+    assert await value(connection, "select expired from expire_runs()") == 0
+    await write(connection, outcome(run))
+    assert await value(connection, "select expired from expire_runs()") == 1
+    assert await claim(connection) == []
+    states = await rows(connection, "select state from ops.runs where id = any (%s) order by id", late + after)
+    assert states == ["failed", "blocked"]

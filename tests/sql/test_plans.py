@@ -58,6 +58,16 @@ class Plans(list[str]):
     def text(self) -> str:
         return "\n".join(self)
 
+    def rows_read(self, index: str) -> float:
+        """Rows that scans of this index gave, or threw away after reading them."""
+        assert index in self.text(), f"nothing went by {index}"
+        scans = re.findall(
+            rf"(?:using|Scan on) {index}\b[^\n]*actual rows=([\d.]+) loops=(\d+)"
+            r"(?:(?:\n(?![^\n]*->)[^\n]*)*?Rows Removed by Filter: (\d+))?",
+            self.text(),
+        )
+        return sum((float(given) + float(removed or 0)) * int(loops) for given, loops, removed in scans)
+
     def assert_no_scan_of_a_whole_table(self) -> None:
         assert self, "auto_explain told nothing"
         for plan in self:
@@ -143,4 +153,90 @@ async def test_reading_and_steering_single_runs_goes_by_their_indexes(deep: Conn
     assert await calls.cancel_runs(deep, None, [queued]) == {queued: "finished"}
     assert await read_checkpoints(deep, [queued]) == []
     assert len(await read_events(deep, "t1", "case-3", 5)) == 5
+    plans.assert_no_scan_of_a_whole_table()
+
+
+async def test_the_next_of_a_hundred_thousand_blocked_runs_is_found_at_once(deep: Connection, plans: Plans) -> None:
+    worker = await new_worker(deep)
+    await calls.enqueue_runs(deep, [NewRun("t1", "ordered", session_id="long", order="skip")])
+    await deep.execute(
+        "insert into run (id, tenant_id, queue, task, state, args, session_id, order_no, on_failure)"
+        " select next_run_id(), 't1', 'default', 'ordered', 'blocked', '{}', 'long', n, 'skip'"
+        " from generate_series(2, 100000) as n;"
+        " update ordered_session set last_no = 100000; analyze run"
+    )
+    plans.clear()
+    for number in range(1, 4):
+        (run,) = await calls.claim_runs(deep, worker, ["default"], 10, ["ordered"])
+        assert await write(deep, outcome(run)) == ["ok"]
+        assert await value(deep, "select order_no from run_history where id = %s", run.id) == number
+    assert plans.rows_read("run_blocked_idx") <= 3
+    plans.assert_no_scan_of_a_whole_table()
+
+
+async def test_slots_are_counted_in_their_index_and_no_further_than_the_limit(deep: Connection, plans: Plans) -> None:
+    worker = await new_worker(deep)
+    await calls.claim_runs(deep, worker, ["default"], 5000)
+    await deep.execute("""select set_queue_limits('default', '{"max_running": 100}')""")
+    plans.clear()
+    assert await calls.claim_runs(deep, worker, ["default"], 10) == []
+    assert plans.rows_read("run_running_idx") <= 100
+    await deep.execute("""select set_queue_limits('default', '{"max_running": null, "max_running_per_tenant": 2}')""")
+    await deep.execute("update lane set virtual_time = 0")
+    full = await value(deep, "select count(distinct tenant_id) from run where state = 'running'")
+    plans.clear()
+    assert len(await calls.claim_runs(deep, worker, ["default"], 10)) == 10
+    assert plans.rows_read("run_running_idx") <= 2 * full
+    plans.assert_no_scan_of_a_whole_table()
+
+
+async def test_runs_of_tasks_that_a_worker_lacks_are_not_read(deep: Connection, plans: Plans) -> None:
+    worker = await new_worker(deep)
+    await calls.enqueue_runs(deep, [NewRun("t1", "rare", priority=-5)])
+    plans.clear()
+    assert [run.task for run in await calls.claim_runs(deep, worker, ["default"], 10, ["rare"])] == ["rare"]
+    assert plans.rows_read("run_ready_idx") <= 1
+    assert plans.rows_read("lane_claim_idx") <= 3
+    plans.assert_no_scan_of_a_whole_table()
+
+
+async def test_parked_lanes_are_not_read(deep: Connection, plans: Plans) -> None:
+    worker = await new_worker(deep)
+    await deep.execute("update lane set parked = true, virtual_time = 0 where tenant_id <> 't500'; analyze lane")
+    plans.clear()
+    assert {run.tenant_id for run in await calls.claim_runs(deep, worker, ["default"], 10)} == {"t500"}
+    assert plans.rows_read("lane_claim_idx") <= 5
+    assert plans.rows_read("run_ready_idx") <= 10
+    plans.assert_no_scan_of_a_whole_table()
+
+
+async def test_a_suspect_run_is_found_among_all_the_others(deep: Connection, plans: Plans) -> None:
+    worker = await new_worker(deep)
+    suspect = await value(
+        deep,
+        "update run set suspect = true, fresh = false where id = (select max(id) from run where state = 'queued')"
+        " returning id",
+    )
+    await deep.execute("analyze run")
+    plans.clear()
+    assert (await calls.heartbeat(deep, worker))[2]
+    assert [run.id for run in await calls.claim_suspects(deep, worker, ["default"], ["t"])] == [suspect]
+    assert not (await calls.heartbeat(deep, worker))[2]
+    assert plans.rows_read("run_suspect_idx") <= 4
+    plans.assert_no_scan_of_a_whole_table()
+
+
+async def test_only_runs_that_are_late_or_due_are_read(deep: Connection, plans: Plans) -> None:
+    await deep.execute(
+        "update run set deadline = now() + interval '1 day';"
+        " update run set deadline = now() - interval '1 day' where id in (select id from run order by id limit 20);"
+        " insert into run (id, tenant_id, queue, task, state, args, session_id, order_no, on_failure, deadline)"
+        " select next_run_id(), 't1', 'default', 't', 'blocked', '{}', 's', n, 'block', now() - interval '2 days'"
+        " from generate_series(1, 5000) as n; analyze run"
+    )
+    plans.clear()
+    assert await value(deep, "select expired from expire_runs()") == 20
+    assert plans.rows_read("run_deadline_idx") <= 20
+    assert (await calls.wake_due_runs(deep))[0] == 0
+    assert plans.rows_read("run_due_idx") <= 1
     plans.assert_no_scan_of_a_whole_table()
