@@ -48,31 +48,16 @@ later as materialized (
     ) as r
     group by r.queue, r.state
 )
-select q.name as queue, q.paused, w.queued, coalesce(s.runs, 0) as scheduled, coalesce(b.runs, 0) as blocked, x.running,
+select q.name as queue, q.paused, w.queued, coalesce(s.runs, 0) as scheduled, coalesce(b.runs, 0) as blocked, w.running,
        q.max_running, q.max_running_per_tenant, q.starts_per_period, q.period, q.max_queued, q.max_queued_per_tenant,
        (select count(*) from lane as l where l.queue = q.name) as lanes,
        (select count(*) from lane as l where l.queue = q.name and l.parked) as parked,
        engine_now() - run_created_at(w.first) as oldest,
        coalesce(round(r.a_minute, 1), 0) as finished_per_minute,
        case when r.a_minute > 0 then make_interval(secs => round(w.queued / r.a_minute * 60)::double precision) end as empty_in,
-       w.queued = 100000 or x.running = 100000 or coalesce(s.more, false) or coalesce(b.more, false) as more
+       w.queued = 100000 or w.running = 100000 or coalesce(s.more, false) or coalesce(b.more, false) as more
 from queue as q
-cross join lateral (
-    select count(*) as queued, min(o.id) as first
-    from (
-        (select f.id from run as f where f.queue = q.name and f.state = 'queued' and f.fresh limit 100000)
-        union all
-        (select f.id from run as f
-         where f.queue = q.name and f.state = 'queued' and not f.fresh and not f.suspect limit 100000)
-        union all
-        (select f.id from run as f where f.queue = q.name and f.state = 'queued' and f.suspect and not f.fresh limit 100000)
-        limit 100000
-    ) as o
-) as w
-cross join lateral (
-    select count(*) as running
-    from (select from run as f where f.queue = q.name and f.state = 'running' limit 100000) as o
-) as x
+cross join lateral queue_depth(q.name) as w
 left join later as s on s.queue = q.name and s.state = 'scheduled'
 left join later as b on b.queue = q.name and b.state = 'blocked'
 left join rate as r on r.queue = q.name;

@@ -25,6 +25,7 @@ CALLS = {
     "pause_queue": "ops.pause_queue('default')",
     "pause_task": "ops.pause_task('t')",
     "pause_tenant": "ops.pause_tenant('default')",
+    "queue_depth": "ops.queue_depth('default')",
     "requeue_failed": "ops.requeue_failed()",
     "requeue_run": "ops.requeue_run(1)",
     "resume_queue": "ops.resume_queue('default')",
@@ -109,7 +110,11 @@ async def test_a_temporary_table_does_not_stand_in_for_the_engines(
 
 
 def test_functions_of_ops_have_the_cell_first_in_their_path(db: psycopg.Connection) -> None:
-    paths = names(db, "select distinct unnest(proconfig) from pg_proc where pronamespace = 'ops'::regnamespace")
+    paths = names(
+        db,
+        "select distinct coalesce((select s from unnest(proconfig) as s where s like 'search_path=%'), 'none')"
+        " from pg_proc where pronamespace = 'ops'::regnamespace",
+    )
     assert paths == ["search_path=howdah, public, pg_temp"]
     assert names(db, "select proname from pg_proc where pronamespace = 'ops'::regnamespace and not prosecdef") == []
 
