@@ -42,8 +42,8 @@ format: $(STAMP) ## format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-chaos: $(STAMP) ## kill workers at random under load: make chaos MINUTES=2
-	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),2)
+chaos: $(STAMP) ## kill workers, cut connections, crash the server under load: make chaos MINUTES=4
+	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),4)
 
 bench: $(STAMP) ## measure beside peers: make bench ONLY=drain_empty,drain_two_steps
 	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY))

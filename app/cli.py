@@ -110,9 +110,10 @@ def demo(settings: Settings, ask: str | None, out: Path) -> None:
 @click.pass_obj
 def migrate(settings: Settings) -> None:
     """Bring the database to this release's schema."""
-    from howdah.app.database import bring_up_to_date
+    from howdah.app.database import bring_up_to_date, refuse_pooler
     from howdah.app.migrate import newest_revision
 
+    refuse_pooler(settings)
     bring_up_to_date(find_database(settings), settings.cell)
     console.print(f"schema {settings.cell!r} is at revision {newest_revision()}")
 
@@ -124,12 +125,12 @@ def migrate(settings: Settings) -> None:
 def key(settings: Settings, tenant: str | None, name: str) -> None:
     """Make an API key and print it. It cannot be read again."""
     from howdah.app.keys import issue_key
-    from howdah.sql.pool import Connection, cell_conninfo
+    from howdah.sql.pool import cell_conninfo, connect
     from howdah.sql.tenancy.calls import create_tenant
 
     async def issue() -> str:
-        conninfo = cell_conninfo(find_database(settings), settings.cell)
-        async with await Connection.connect(conninfo, autocommit=True) as connection:
+        conninfo = cell_conninfo(find_database(settings), settings.cell, pooled=settings.pooled)
+        async with await connect(conninfo) as connection:
             if tenant is not None:
                 await create_tenant(connection, tenant)
             return await issue_key(connection, tenant, name)

@@ -7,8 +7,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import psycopg
+import sqlalchemy
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -21,7 +22,17 @@ from howdah.router.embeddings import Embedder, WordLlamaEmbedder
 from howdah.sql.errors import DatabaseUnfit
 from howdah.sql.group_commit import GroupCommit
 from howdah.sql.notifier import Notifier
-from howdah.sql.pool import Connection, Pool, cell_conninfo, check_database, make_pool
+from howdah.sql.pool import (
+    Connection,
+    Pool,
+    cell_conninfo,
+    check_database,
+    check_search_path,
+    connect,
+    is_pooled,
+    make_pool,
+    session_arguments,
+)
 from howdah.sql.queue.calls import Enqueued, NewRun
 from howdah.sql.queue.writer import enqueue_writer
 from howdah.sql.schema import ROOT
@@ -34,7 +45,7 @@ READ_SECONDS = 10
 # Lists are short and rare beside writes: half of the pool's size, and at least two.
 MIN_READ_CONNECTIONS = 2
 # The areas whose functions this process calls; each file there is named for its function.
-AREAS = ("tenancy", "queue", "stream", "retrieval", "models", "workflow")
+AREAS = ("tenancy", "queue", "schedule", "stream", "retrieval", "models", "workflow")
 
 
 @dataclass(slots=True)
@@ -69,7 +80,7 @@ async def open_resources(settings: Settings, database_url: str) -> AsyncIterator
         If the server or its pgvector is too old, or the schema is missing or not that of this release.
     """
     await check_fit(settings, database_url)
-    conninfo = cell_conninfo(database_url, settings.cell, "howdah-api")
+    conninfo = cell_conninfo(database_url, settings.cell, "howdah-api", pooled=settings.pooled)
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(make_pool(conninfo, max_size=settings.api_pool_size))
         engine = make_read_engine(conninfo, max(MIN_READ_CONNECTIONS, settings.api_pool_size // 2))
@@ -100,14 +111,17 @@ async def open_resources(settings: Settings, database_url: str) -> AsyncIterator
 
 async def check_fit(settings: Settings, database_url: str) -> None:
     """Refuse a database that this release cannot use; errors as for :func:`open_resources`."""
-    conninfo = cell_conninfo(database_url, settings.cell, "howdah-check")
-    async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
+    conninfo = cell_conninfo(database_url, settings.cell, "howdah-check", pooled=settings.pooled)
+    async with await connect(conninfo) as connection:
         await check_database(connection)
+        await check_search_path(connection, settings.cell)
         await check_schema(connection)
 
 
 def make_read_engine(conninfo: str, size: int) -> AsyncEngine:
     """An engine for lists and lookups, on the connection string's cell; each query has :data:`READ_SECONDS`."""
+    if is_pooled(conninfo):
+        return _make_pooled_read_engine(conninfo, size)
     options = conninfo_to_dict(conninfo).get("options") or ""
     timeout = f"-c statement_timeout={READ_SECONDS}s -c default_transaction_read_only=on"
     dsn = make_conninfo(conninfo, options=f"{options} {timeout}".strip())
@@ -121,6 +135,27 @@ def make_read_engine(conninfo: str, size: int) -> AsyncEngine:
         pool_pre_ping=True,
         pool_timeout=READ_SECONDS,
     )
+
+
+def _make_pooled_read_engine(conninfo: str, size: int) -> AsyncEngine:
+    """The same through a pooler: a limit of the session would be lost or another's, so each read is a transaction."""
+    engine = create_async_engine(
+        make_url("postgresql+psycopg://"),
+        async_creator=lambda: psycopg.AsyncConnection.connect(conninfo, **session_arguments(conninfo)),
+        pool_size=size,
+        max_overflow=0,
+        pool_pre_ping=True,
+        pool_timeout=READ_SECONDS,
+    )
+
+    def limit(connection: sqlalchemy.Connection) -> None:
+        connection.exec_driver_sql(
+            f"select set_config('statement_timeout', '{READ_SECONDS}s', true),"
+            " set_config('transaction_read_only', 'on', true)"
+        )
+
+    event.listen(engine.sync_engine, "begin", limit)
+    return engine
 
 
 async def check_schema(connection: Connection) -> None:

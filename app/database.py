@@ -44,6 +44,7 @@ def data_folder(settings: Settings) -> Path:
 
 def provide_database(settings: Settings) -> Database:
     """The database of `DATABASE_URL`, or the embedded one, running; its schema brought up to date."""
+    refuse_pooler(settings)
     if settings.database_url is not None:
         database = Database(settings.database_url, None, started_here=False)
     else:
@@ -56,6 +57,21 @@ def provide_database(settings: Settings) -> Database:
         database = Database(database.server.url, database.server, database.started_here)
     bring_up_to_date(database.url, settings.cell)
     return database
+
+
+def refuse_pooler(settings: Settings) -> None:
+    """Migrations need one session from end to end, for their lock and their time limits.
+
+    Raises
+    ------
+    NoDatabaseError
+        If the settings name a pooler in transaction mode.
+    """
+    if settings.pooled:
+        raise NoDatabaseError(
+            "HOWDAH_POOLED is true, and a migration cannot go through a pooler in transaction mode:"
+            " set HOWDAH_POOLED=false, and DATABASE_URL to PostgreSQL itself"
+        )
 
 
 def bring_up_to_date(url: str, cell: str) -> None:

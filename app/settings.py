@@ -24,6 +24,11 @@ class Settings:
     database_url: str | None = _setting(
         "DATABASE_URL", None, "PostgreSQL ≥ 16 with pgvector ≥ 0.8.4; unset: the embedded server in HOWDAH_HOME"
     )
+    pooled: bool = _setting(
+        "HOWDAH_POOLED",
+        False,
+        "true: DATABASE_URL is a pooler's in transaction mode, so poll instead of LISTEN; see deploy/pgbouncer.ini",
+    )
     home: str = _setting("HOWDAH_HOME", ".howdah", "folder of the embedded server and of what `howdah up` remembers")
     cell: str = _setting("HOWDAH_CELL", "howdah", "schema that holds this installation's tables")
     host: str = _setting("HOWDAH_HOST", "127.0.0.1", "address on which the API listens")
@@ -74,10 +79,19 @@ def load_settings(environment: Mapping[str, str] | None = None) -> Settings:
 
 def describe_settings() -> list[tuple[str, str, str]]:
     """(variable, default, meaning) of each setting, in order."""
-    return [
-        (f.metadata["variable"], "" if f.default in (None, ()) else str(f.default), f.metadata["meaning"])
-        for f in fields(Settings)
-    ]
+    return [(f.metadata["variable"], _written(f.default), f.metadata["meaning"]) for f in fields(Settings)]
+
+
+def _written(default: Any) -> str:
+    if default in (None, ()):
+        return ""
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError("write true or false")
+    return text.lower() == "true"
 
 
 def _parse(kind: str, variable: str, text: str) -> Any:
@@ -86,6 +100,8 @@ def _parse(kind: str, variable: str, text: str) -> Any:
             return int(text)
         if kind == "float":
             return float(text)
+        if kind == "bool":
+            return _switch(text)
         if kind.startswith("tuple"):
             return tuple(str(ip_network(part.strip())) for part in text.split(","))
     except ValueError as error:

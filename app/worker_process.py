@@ -15,7 +15,7 @@ from howdah.jobs.app import App
 from howdah.jobs.models import Models, compose_models, publish_catalogue
 from howdah.jobs.worker import Worker, WorkerSettings
 from howdah.router import Embedder
-from howdah.sql.pool import Connection, cell_conninfo, check_database
+from howdah.sql.pool import cell_conninfo, check_database, check_search_path, connect
 
 DEFAULT_APP = "howdah.jobs.examples.app:app"
 
@@ -50,10 +50,11 @@ def load_app(path: str) -> App:
 async def run_worker(settings: Settings, database_url: str, app: App, queues: tuple[str, ...] = ()) -> None:
     """Work until SIGTERM or SIGINT."""
     app.cell = settings.cell
-    conninfo = cell_conninfo(database_url, settings.cell, "howdah-worker")
+    conninfo = cell_conninfo(database_url, settings.cell, "howdah-worker", pooled=settings.pooled)
     models = compose_models(settings.openai_api_key, settings.openai_base_url)
-    async with await Connection.connect(conninfo, autocommit=True) as connection:
+    async with await connect(conninfo) as connection:
         await check_database(connection)
+        await check_search_path(connection, settings.cell)
         models = await publish_catalogue(connection, models)
     async with ApiExecutor(allow_private=[ip_network(network) for network in settings.api_allow_private]) as api:
         worker = Worker(

@@ -18,7 +18,7 @@ from howdah.jobs.run import Run
 from howdah.jobs.signature import Signature
 from howdah.sql.errors import HowdahError, IdempotencyConflict, NotUnique, QueueFull, UnknownTenant
 from howdah.sql.json_values import encode
-from howdah.sql.pool import Connection, cell_conninfo
+from howdah.sql.pool import Connection, cell_conninfo, session_arguments
 from howdah.sql.queue.calls import Enqueued, NewRun, OnFailure, TaskEntry, enqueue_runs
 from howdah.sql.schema import DEFAULT_CELL
 
@@ -134,14 +134,16 @@ class App(procrastinate.App):
     ----------
     database_url
         The database that `defer` and `enqueue` send to; unset: ``DATABASE_URL``. Workers use their own.
+        ``HOWDAH_POOLED`` says whether it is a pooler's.
     cell
         The schema of the installation.
     """
 
     def __init__(self, *, database_url: str | None = None, cell: str = DEFAULT_CELL, **options: Any) -> None:
         if "connector" not in options:
-            conninfo = cell_conninfo(database_url or os.environ.get("DATABASE_URL", ""), cell)
-            options["connector"] = procrastinate.PsycopgConnector(conninfo=conninfo)
+            pooled = os.environ.get("HOWDAH_POOLED", "").lower() == "true"
+            conninfo = cell_conninfo(database_url or os.environ.get("DATABASE_URL", ""), cell, pooled=pooled)
+            options["connector"] = procrastinate.PsycopgConnector(conninfo=conninfo, kwargs=session_arguments(conninfo))
         super().__init__(**options)
         self.cell = cell
         self.workflows: dict[str, Workflow[Any, Any]] = {}

@@ -110,7 +110,7 @@ class Execution:
         if task.task_middleware:
             # A middleware asks the worker for nothing that a stock one has and ours lacks.
             call = middleware.compose(task.task_middleware, call, self._context(arguments), None)
-        if inspect.iscoroutinefunction(task.func):
+        if _is_async(task.func):
             return await call()
         output = await asyncio.get_running_loop().run_in_executor(self._engine.threads, call)
         return await output if inspect.isawaitable(output) else output
@@ -184,6 +184,11 @@ _ABORT_REASONS = {
     Stop.SHUTDOWN: AbortReason.SHUTDOWN,
     Stop.LOST: AbortReason.SHUTDOWN,
 }
+
+
+@functools.cache
+def _is_async(function: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(function)
 
 
 def _output_if_json(output: Any) -> str:

@@ -22,9 +22,10 @@ from howdah.jobs.api_executor import ApiExecutor
 from howdah.jobs.app import App
 from howdah.jobs.execution import Execution, Stop
 from howdah.jobs.run import Engine
+from howdah.jobs.schedules import Scheduler
 from howdah.sql.listener import listen
 from howdah.sql.notifier import Notifier
-from howdah.sql.pool import Pool, make_pool
+from howdah.sql.pool import Pool, is_pooled, make_pool
 from howdah.sql.queue import calls
 from howdah.sql.queue.writer import RUNS_CHANNEL
 from howdah.sql.stream.writer import EVENTS_CHANNEL
@@ -41,6 +42,7 @@ WAKE_EVERY = 0.5  # seconds between looks for runs that have become due, unless 
 TEND_EVERY = 1.0  # seconds between looks at deadlines and at queues that cap what waits there
 ALONE_PAUSE = 30.0  # seconds to work on before another try to run nothing but a suspect run
 ALONE_WAIT = 10.0  # seconds in which what runs may end, to make room for a suspect run
+LOOK_FOR_CANCELS = 1.0  # seconds between heartbeats where no hint of a cancellation can arrive
 PREPARE_EVERY = 3600.0  # seconds between looks whether tomorrow's partitions are there
 SYNC_THREADS = 32  # for functions that are not async
 POOL_SIZE = 5  # claim, flush, heartbeat, hints, and one for steps that use the pool
@@ -131,11 +133,15 @@ class Worker:
             self._engine = Engine(pool, run_writer(pool), notifier, threads, api, self._resources)
             await self._app.open_async(pool)
             await self._register(pool)
+            heartbeat = self._settings.heartbeat
+            if is_pooled(self._conninfo):
+                heartbeat = min(heartbeat, LOOK_FOR_CANCELS)
             background = [
                 asyncio.create_task(self._hear()),
-                asyncio.create_task(self._every(self._settings.heartbeat, self._keep_alive, self._beat)),
+                asyncio.create_task(self._every(heartbeat, self._keep_alive, self._beat)),
                 asyncio.create_task(self._wake_due()),
                 asyncio.create_task(self._every(TEND_EVERY, self._tend_queues)),
+                asyncio.create_task(Scheduler(self._app).run(pool)),
                 asyncio.create_task(self._every(PREPARE_EVERY, self._prepare_partitions)),
             ]
             try:

@@ -19,6 +19,8 @@ HowdahError
 ├── BadValue                 HW016  422  a value Postgres or JSON cannot hold: NUL, lone surrogate, NaN
 ├── DatabaseUnfit            HW017  503  version or extension missing
 ├── QueueFull                HW018  429  as many runs are queued as the queue allows
+├── UnknownSchedule          HW019  404
+├── BadSchedule              HW020  422  a cron expression, a time zone or a name that cannot be used
 └── UnknownQueue             HW021  404
 """
 
@@ -105,6 +107,14 @@ class DatabaseUnfit(HowdahError):
 
 class QueueFull(HowdahError):
     sqlstate, status, title = "HW018", 429, "The queue is full"
+
+
+class UnknownSchedule(HowdahError):
+    sqlstate, status, title = "HW019", 404, "Unknown schedule"
+
+
+class BadSchedule(HowdahError):
+    sqlstate, status, title = "HW020", 422, "A schedule that cannot be kept"
 
 
 class UnknownQueue(HowdahError):

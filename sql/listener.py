@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 import psycopg
 import structlog
 
+from howdah.sql.pool import is_pooled
+
 log = structlog.get_logger(__name__)
 
 # Between attempts to reconnect; jittered, so that a fleet does not come back in one instant.
@@ -22,7 +24,11 @@ async def listen(
 
     After every (re)connection `heard` is called once for each channel with the payload '': what was said while nobody
     listened is lost, so look at everything. `ready` is set after the first.
+
+    Through a pooler nothing is ever heard: notifications would reach whoever has the session then. Callers poll anyway.
     """
+    if is_pooled(conninfo):
+        return
     failures = 0
     while True:
         try:

@@ -20,16 +20,35 @@ Connection = psycopg.AsyncConnection[TupleRow]
 Pool = AsyncConnectionPool[Connection]
 
 
-def cell_conninfo(database_url: str, cell: str = DEFAULT_CELL, application_name: str = "howdah") -> str:
+def cell_conninfo(
+    database_url: str, cell: str = DEFAULT_CELL, application_name: str = "howdah", *, pooled: bool = False
+) -> str:
     """`database_url` as a libpq connection string whose search_path is the cell's.
 
-    Options that the URL brings itself are kept.
+    Options that the URL brings itself are kept. With `pooled` the URL is that of a pooler in transaction mode, which
+    refuses or forgets a client's search_path: it must be the role's own, see :func:`check_search_path`.
     """
     given: Mapping[str, Any] = conninfo_to_dict(database_url)
+    name = given.get("application_name") or application_name
+    if pooled:
+        return make_conninfo(database_url, application_name=name)
     options = f"{given.get('options') or ''} -c search_path={cell},public".strip()
-    return make_conninfo(
-        database_url, options=options, application_name=given.get("application_name") or application_name
-    )
+    return make_conninfo(database_url, options=options, application_name=name)
+
+
+def is_pooled(conninfo: str) -> bool:
+    """Whether :func:`cell_conninfo` made this for a pooler: then every transaction may be in another session."""
+    return "search_path=" not in str(conninfo_to_dict(conninfo).get("options") or "")
+
+
+def session_arguments(conninfo: str) -> dict[str, Any]:
+    """Arguments of psycopg's `connect`: a statement prepared in one session is unknown to the next."""
+    return {"prepare_threshold": None} if is_pooled(conninfo) else {}
+
+
+async def connect(conninfo: str) -> Connection:
+    """One connection of its own, in autocommit."""
+    return await Connection.connect(conninfo, autocommit=True, **session_arguments(conninfo))
 
 
 def make_pool(conninfo: str, *, min_size: int = 1, max_size: int = 4) -> Pool:
@@ -39,7 +58,7 @@ def make_pool(conninfo: str, *, min_size: int = 1, max_size: int = 4) -> Pool:
         min_size=min_size,
         max_size=max_size,
         open=False,
-        kwargs={"autocommit": True},
+        kwargs={"autocommit": True, **session_arguments(conninfo)},
         check=AsyncConnectionPool.check_connection,
         connection_class=psycopg.AsyncConnection[TupleRow],
     )
@@ -69,4 +88,27 @@ async def check_database(connection: Connection) -> None:
         raise DatabaseUnfit(
             f"the database has pgvector {version}, Howdah needs {needed} or later:"
             " install it, then `alter extension vector update`"
+        )
+
+
+async def check_search_path(connection: Connection, cell: str) -> None:
+    """Refuse a connection on which the cell is there, but would not be found.
+
+    Raises
+    ------
+    DatabaseUnfit
+        If its search_path does not begin with `cell`, as happens behind a pooler.
+    """
+    cursor = await connection.execute(
+        "select current_setting('search_path'), current_user, current_database()"
+        " where to_regnamespace(%s) is not null and current_schema() is distinct from %s::name",
+        [cell, cell],
+    )
+    row = await cursor.fetchone()
+    if row is not None:
+        found, user, database = row
+        raise DatabaseUnfit(
+            f"through this pooler the search_path is {found}, without {cell} in front: type in psql"
+            f' `alter role "{user}" in database "{database}" set search_path = {cell}, public`,'
+            " then let the pooler reconnect"
         )

@@ -10,7 +10,7 @@ import psycopg
 ROOT = Path(__file__).parent
 
 # Tables refer backwards only, so this order is also the order of knowledge between areas.
-AREAS = ("tenancy", "queue", "workflow", "stream", "retrieval", "models", "procrastinate")
+AREAS = ("tenancy", "queue", "schedule", "workflow", "stream", "retrieval", "models", "procrastinate")
 OPERATOR_AREA = "ops"
 
 DEFAULT_CELL = "howdah"

@@ -107,6 +107,30 @@ run = Table(
     Column("error", JSONB),
 )
 
+schedule = Table(
+    "schedule",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("task", Text, nullable=False),
+    Column("args", JSONB, nullable=False),
+    Column("queue", Text),
+    Column("priority", Integer, nullable=False),
+    Column("unique_key", Text),
+    Column("cron", Text, nullable=False),
+    Column("time_zone", Text, nullable=False),
+    Column("missed", Text, nullable=False),
+    Column("periodic_id", Text),
+    Column("paused", Boolean, nullable=False),
+    _timestamp("counts_from"),
+    _timestamp("next_at", nullable=True),
+    _timestamp("last_at", nullable=True),
+    Column("last_run_id", BigInteger),
+    Column("error", Text),
+    _timestamp("created_at"),
+    _timestamp("updated_at"),
+)
+
 run_history = Table(
     "run_history",
     metadata,

@@ -21,6 +21,7 @@ from howdah.app.api.openapi import complete_document, openapi_config, read_asset
 from howdah.app.api.problems import EXCEPTION_HANDLERS
 from howdah.app.api.queues import QueueController
 from howdah.app.api.runs import RunController
+from howdah.app.api.schedules import ScheduleController
 from howdah.app.api.sessions import SessionController
 from howdah.app.api.stream_tokens import StreamTokenController
 from howdah.app.api.tasks import TaskController
@@ -31,6 +32,7 @@ from howdah.app.settings import Settings
 CONTROLLERS = (
     RunController,
     BulkRunController,
+    ScheduleController,
     SessionController,
     EventController,
     StreamTokenController,

@@ -15,6 +15,7 @@ from howdah.app.api.run_reads import (
     created_at,
 )
 from howdah.app.composition import Resources
+from howdah.app.task_registry import RegisteredTask
 from howdah.jobs.retry import RetryStrategy, override_json
 from howdah.sql.errors import HowdahError, IdempotencyConflict, NotUnique, QueueFull, UnknownTenant
 from howdah.sql.json_values import checked
@@ -102,14 +103,7 @@ async def checked_run(
     data: NewRunBody, tenant_id: str, key: str | None, resources: Resources, where: str = ""
 ) -> NewRun:
     """The run to enqueue, once its task is known and its arguments fit."""
-    raw = bytes(data.args)
-    text = checked(raw, f"{where}/args")
-    task = await resources.tasks.find(data.task)
-    args: Any = decode_body(raw, dict[str, Any], f"{where}/args")
-    errors = [FieldError(message, f"{where}/args{pointer}") for pointer, message in task.errors(args)]
-    if errors:
-        detail = f"the arguments do not fit task {data.task!r}: {errors[0].pointer}: {errors[0].detail}"
-        raise Refused(422, "invalid-arguments", detail, title="Invalid arguments", errors=errors)
+    task, text = await checked_args(data.task, bytes(data.args), resources, where)
     if data.order is not None and data.session is None:
         raise _needs(f"{where}/order", "an ordered run is one of a session's: name the session")
     if data.idempotency_window_s is not None and key is None:
@@ -133,6 +127,18 @@ async def checked_run(
 
 def _needs(pointer: str, detail: str) -> Refused:
     return Refused(422, "invalid-request", f"{pointer}: {detail}", errors=[FieldError(detail, pointer)])
+
+
+async def checked_args(name: str, raw: bytes, resources: Resources, where: str = "") -> tuple[RegisteredTask, str]:
+    """The task of this name, and the arguments as JSON text, once they fit it."""
+    text = checked(raw, f"{where}/args")
+    task = await resources.tasks.find(name)
+    args: Any = decode_body(raw, dict[str, Any], f"{where}/args")
+    errors = [FieldError(message, f"{where}/args{pointer}") for pointer, message in task.errors(args)]
+    if errors:
+        detail = f"the arguments do not fit task {name!r}: {errors[0].pointer}: {errors[0].detail}"
+        raise Refused(422, "invalid-arguments", detail, title="Invalid arguments", errors=errors)
+    return task, text
 
 
 def accepted_id(new: NewRun, enqueued: Enqueued) -> int:

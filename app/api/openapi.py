@@ -30,6 +30,7 @@ ASSETS = {
 }
 TAGS = {
     "runs": "Executions of tasks: create, look up, wait, list, explain, change, cancel, requeue, discard; one or many.",
+    "schedules": "Runs that come again and again, by cron expressions on the clock of a time zone.",
     "sessions": "Ordered streams of events, numbered 1, 2, 3 … without gaps; read as pages or as server-sent events.",
     "collections": "Documents, and retrieval from them.",
     "files": "What clients hand in for a run, and what runs hand back.",
@@ -51,6 +52,12 @@ EXAMPLES: dict[str, Any] = {
     "/v1/runs/requeue": {"task": "invoice.send", "since": "2030-01-01T00:00:00Z"},
     "/v1/runs/discard": {"task": "invoice.send", "error": "ValueError"},
     "/v1/runs/cancel": {"queue": "mail"},
+    "/v1/schedules/{name}": {
+        "task": "invoice.remind",
+        "cron": "30 9 * * mon-fri",
+        "time_zone": "Europe/Berlin",
+        "args": {"customer": "acme"},
+    },
     "/v1/sessions": {"id": "case-7"},
     "/v1/sessions/{session_id}/events": {"events": [{"type": "note.added", "data": {"text": "called back"}}]},
     "/v1/stream-tokens": {"session": "case-7", "ttl": 300},
@@ -125,7 +132,7 @@ def complete_document(app: Litestar) -> None:
             if operation.summary and " " not in operation.summary:
                 # A handler's name, CreateRun, as words.
                 operation.summary = re.sub(r"(?<=.)([A-Z])", lambda at: f" {at[1].lower()}", operation.summary)
-            if operation.request_body is not None and name in EXAMPLES and path.post is operation:
+            if operation.request_body is not None and name in EXAMPLES and operation in (path.post, path.put):
                 body: Any = operation.request_body
                 body.content["application/json"].example = EXAMPLES[name]
             keyed = not {"health"} & set(operation.tags or ())

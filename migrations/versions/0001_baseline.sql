@@ -660,15 +660,6 @@ begin
                 where r.state = 'queued'
                 for no key update of r skip locked
             ),
-            claimed as (
-                update run as r
-                set state = 'running', attempt = r.attempt + 1, worker_id = p_worker, claimed_at = v_now, run_at = null,
-                    unique_key = null
-                from locked as h
-                where r.ctid = h.place
-                returning r.id, r.tenant_id, r.queue, r.task, r.args::text, r.attempt, r.failures, r.session_id,
-                          r.retry::text, r.deadline
-            ),
             advanced as (
                 update lane as l
                 set virtual_time = a.virtual_time,
@@ -693,7 +684,13 @@ begin
                 ) as a
                 where l.queue = v_queue and l.tenant_id = a.tenant_id and l.task = a.task
             )
-            select * from claimed;
+            update run as r
+            set state = 'running', attempt = r.attempt + 1, worker_id = p_worker, claimed_at = v_now, run_at = null,
+                unique_key = null
+            from locked as h
+            where r.ctid = h.place
+            returning r.id, r.tenant_id, r.queue, r.task, r.args::text, r.attempt, r.failures, r.session_id,
+                      r.retry::text, r.deadline;
             get diagnostics v_taken = row_count;
             v_left := v_left - v_taken;
             v_room := v_room - v_taken;
@@ -1381,7 +1378,6 @@ $$;
 -- Moves live runs to history in their final state, frees their slots, and lets their ordered sessions go on: not past
 -- a failed run that says that they wait for it. The caller holds the locks of the runs and of their ordered sessions, and
 -- has checked the attempts.
--- Nothing finishes before the millisecond in its id: lookups bound history by it, also where a clock stepped back.
 create function finish_runs(p_runs bigint[], p_states text[], p_outputs jsonb[], p_errors jsonb[],
                             p_notify boolean default true) returns void
 language plpgsql
@@ -1390,6 +1386,8 @@ set enable_mergejoin = off
 set enable_seqscan = off
 as $$
 declare
+    -- At or after the millisecond in every id: lookups bound history by it, also where a clock stepped back.
+    v_now timestamptz := greatest(engine_now(), (select run_created_at(max(i)) from unnest(p_runs) as i));
     v_queues text[];
     v_tenants text[];
     v_heads bigint[];
@@ -1404,30 +1402,30 @@ begin
         returning r.id, r.tenant_id, r.queue, r.task, f.state, r.priority, r.session_id, r.args, r.attempt,
                   r.failures + (f.state = 'failed')::integer as failures, r.deaths, r.deaths_alone, r.order_no,
                   r.on_failure, r.retry, r.worker_id, r.claimed_at, f.output, coalesce(f.error, r.error) as error
-    ),
-    kept as (
-        insert into run_history (id, tenant_id, queue, task, state, priority, session_id, args, attempt, failures, deaths,
-                                 deaths_alone, order_no, on_failure, retry, worker_id, claimed_at, finished_at, output,
-                                 error)
-        select g.id, g.tenant_id, g.queue, g.task, g.state, g.priority, g.session_id, g.args, g.attempt, g.failures,
-               g.deaths, g.deaths_alone, g.order_no, g.on_failure, g.retry, g.worker_id, g.claimed_at,
-               greatest(engine_now(), run_created_at(g.id)), g.output, g.error
-        from gone as g
     )
-    select array_agg(g.queue) filter (where g.claimed_at is not null),
-           array_agg(g.tenant_id) filter (where g.claimed_at is not null),
-           array_agg(g.id) filter (where g.passes),
-           array_agg(g.tenant_id) filter (where g.passes),
-           array_agg(g.session_id) filter (where g.passes),
-           array_agg(g.order_no) filter (where g.passes)
-    into v_queues, v_tenants, v_heads, v_head_tenants, v_sessions, v_nos
-    from (select g.*, g.order_no is not null and not (g.state = 'failed' and g.on_failure = 'block') as passes
-          from gone as g) as g;
-    if v_queues is not null then
-        perform free_slots(v_queues, v_tenants);
-    end if;
-    if v_heads is not null then
-        perform advance_sessions(v_heads, v_head_tenants, v_sessions, v_nos, p_notify);
+    insert into run_history (id, tenant_id, queue, task, state, priority, session_id, args, attempt, failures, deaths,
+                             deaths_alone, order_no, on_failure, retry, worker_id, claimed_at, finished_at, output, error)
+    select g.id, g.tenant_id, g.queue, g.task, g.state, g.priority, g.session_id, g.args, g.attempt, g.failures,
+           g.deaths, g.deaths_alone, g.order_no, g.on_failure, g.retry, g.worker_id, g.claimed_at, v_now, g.output, g.error
+    from gone as g;
+
+    -- Most installations have neither, and need not read again what was written.
+    if exists (select from queue as q where q.max_running_per_tenant is not null) or exists (select from ordered_session)
+    then
+        select array_agg(h.queue) filter (where h.claimed_at is not null),
+               array_agg(h.tenant_id) filter (where h.claimed_at is not null),
+               array_agg(h.id) filter (where h.passes), array_agg(h.tenant_id) filter (where h.passes),
+               array_agg(h.session_id) filter (where h.passes), array_agg(h.order_no) filter (where h.passes)
+        into v_queues, v_tenants, v_heads, v_head_tenants, v_sessions, v_nos
+        from (select h.*, h.order_no is not null and not (h.state = 'failed' and h.on_failure = 'block') as passes
+              from unnest(p_runs) as i(id)
+              join run_history as h on h.id = i.id and h.finished_at = v_now) as h;
+        if v_queues is not null then
+            perform free_slots(v_queues, v_tenants);
+        end if;
+        if v_heads is not null then
+            perform advance_sessions(v_heads, v_head_tenants, v_sessions, v_nos, p_notify);
+        end if;
     end if;
 end
 $$;
@@ -2382,6 +2380,300 @@ begin
 end
 $$;
 
+-- Cron schedules: which run comes when. Rows may also be written by plain SQL: a scheduler works out `next_at`, and what
+-- it cannot read it says in `error`, while the others go on.
+--   cron          five fields, or six with seconds last; the clock is that of time_zone, an IANA name
+--   missed        of the moments that passed while no scheduler lived: 'last' fires the latest of them once, 'skip' none
+--   counts_from   moments after this count; next_at null: not worked out yet, as after a change of the cron
+--   last_at       the moment for which it last fired, with the run that this brought
+--   error         why the last moment brought no run; with next_at null it stands still until it is put again
+--   periodic_id   procrastinate's, for what @app.periodic made: its runs get the moment as `timestamp`
+create table schedule (
+    tenant_id text not null,
+    name text not null,
+    task text not null,
+    args jsonb not null default '{}',
+    queue text,
+    priority integer not null default 0,
+    unique_key text,
+    cron text not null,
+    time_zone text not null default 'UTC',
+    missed text not null default 'last',
+    periodic_id text,
+    paused boolean not null default false,
+    counts_from timestamptz not null default engine_now(),
+    next_at timestamptz,
+    last_at timestamptz,
+    last_run_id bigint,
+    error text,
+    created_at timestamptz not null default engine_now(),
+    updated_at timestamptz not null default engine_now(),
+    constraint schedule_pkey primary key (tenant_id, name),
+    constraint schedule_tenant_fkey foreign key (tenant_id) references tenant (id) on delete cascade,
+    constraint schedule_name_check check (name ~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$'),
+    constraint schedule_args_check check (jsonb_typeof(args) = 'object'),
+    constraint schedule_queue_check check (queue ~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$'),
+    constraint schedule_cron_check check (length(cron) <= 200),
+    constraint schedule_missed_check check (missed in ('last', 'skip'))
+) with (fillfactor = 80);
+create index schedule_next_idx on schedule (next_at) where not paused;
+
+-- Removes a schedule; the runs that it has brought stay.
+create function delete_schedule(p_tenant text, p_name text) returns table (deleted boolean)
+language plpgsql
+as $$
+begin
+    delete from schedule where tenant_id = p_tenant and name = p_name;
+    return query select found;
+end
+$$;
+
+-- Schedules whose moment has come, and those whose next moment is not worked out yet; now_at is the engine's clock.
+-- Only a look: fire_schedules decides who fires what.
+create function due_schedules(p_limit integer default 100)
+returns table (tenant_id text, name text, cron text, time_zone text, missed text, counts_from timestamptz,
+               next_at timestamptz, now_at timestamptz)
+language sql
+as $$
+    with clock as materialized (select engine_now() as now_at),
+    new as (
+        select s.* from schedule as s
+        where s.next_at is null and s.error is null and not s.paused
+        limit p_limit
+    ),
+    due as (
+        select s.* from schedule as s
+        where s.next_at <= (select c.now_at from clock as c) and not s.paused
+        order by s.next_at
+        limit p_limit
+    )
+    select d.tenant_id, d.name, d.cron, d.time_zone, d.missed, d.counts_from, d.next_at, c.now_at
+    from (select * from due union all select * from new) as d, clock as c
+    limit p_limit
+$$;
+
+-- Takes schedules from one moment to the next, and enqueues the runs of those that fire, in one transaction: a moment
+-- brings one run, however many schedulers try. One array position a schedule:
+--   p_counts_from, p_seen  counts_from and next_at as due_schedules showed them; a schedule that somebody else has
+--                          moved or changed since, or is about to, is left alone
+--   p_ats                  the moment to fire for; null: it only moves on
+--   p_next_ats             its next moment; null, with the reason in p_errors: it stands still
+-- A @periodic one shares procrastinate's own guard, so that a stock worker beside fires none of its moments again.
+-- Answers those that it moved; run_id is null where there is no run, or a stock worker has enqueued it.
+create function fire_schedules(
+    p_tenants text[],
+    p_names text[],
+    p_counts_from timestamptz[],
+    p_seen timestamptz[],
+    p_ats timestamptz[],
+    p_next_ats timestamptz[],
+    p_errors text[] default null,
+    p_notify boolean default true
+) returns table (tenant_id text, name text, run_id bigint)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+    v_locked bigint[];
+    v_mine bigint[];
+    v_firing bigint[];
+    v_new record;
+    v_runs bigint[];
+    v_statuses text[];
+begin
+    perform assert_read_committed();
+    select array_agg(l.ord) into v_locked
+    from (
+        select i.ord
+        from unnest(p_tenants, p_names) with ordinality as i(tenant, name, ord)
+        join schedule as s on s.tenant_id = i.tenant and s.name = i.name
+        order by s.tenant_id, s.name
+        for no key update of s skip locked
+    ) as l;
+
+    select array_agg(i.ord) into v_mine
+    from unnest(p_tenants, p_names, p_counts_from, p_seen) with ordinality as i(tenant, name, counts_from, seen, ord)
+    join schedule as s on s.tenant_id = i.tenant and s.name = i.name
+    where i.ord = any (v_locked) and not s.paused
+      and s.counts_from = i.counts_from and s.next_at is not distinct from i.seen;
+
+    with guarded as (
+        insert into procrastinate_periodic_defers as d (task_name, periodic_id, defer_timestamp)
+        select s.task, s.periodic_id, date_part('epoch', i.at)::bigint
+        from unnest(p_tenants, p_names, p_ats) with ordinality as i(tenant, name, at, ord)
+        join schedule as s on s.tenant_id = i.tenant and s.name = i.name
+        where i.ord = any (v_mine) and i.at is not null and s.periodic_id is not null
+        order by s.task, s.periodic_id
+        on conflict (task_name, periodic_id) do update set defer_timestamp = excluded.defer_timestamp, job_id = null
+            where d.defer_timestamp < excluded.defer_timestamp
+        returning d.task_name, d.periodic_id
+    )
+    select array_agg(i.ord order by i.ord) into v_firing
+    from unnest(p_tenants, p_names, p_ats) with ordinality as i(tenant, name, at, ord)
+    join schedule as s on s.tenant_id = i.tenant and s.name = i.name
+    left join guarded as g on g.task_name = s.task and g.periodic_id = s.periodic_id
+    where i.ord = any (v_mine) and i.at is not null and (s.periodic_id is null or g.task_name is not null);
+
+    if v_firing is not null then
+        select array_agg(s.tenant_id order by f.ord) as tenants,
+               array_agg(s.task order by f.ord) as tasks,
+               array_agg((case when s.periodic_id is null then s.args
+                               else s.args || jsonb_build_object('timestamp', date_part('epoch', p_ats[f.ord])::bigint)
+                          end)::text order by f.ord) as args,
+               array_agg(s.queue order by f.ord) as queues,
+               array_agg(s.priority order by f.ord) as priorities,
+               array_agg(s.unique_key order by f.ord) as unique_keys
+        into v_new
+        from unnest(v_firing) as f(ord)
+        join schedule as s on s.tenant_id = p_tenants[f.ord] and s.name = p_names[f.ord];
+
+        select array_agg(e.run_id order by e.ord), array_agg(e.status order by e.ord) into v_runs, v_statuses
+        from enqueue_runs(v_new.tenants, v_new.tasks, v_new.args, v_new.queues, v_new.priorities,
+                          p_unique => v_new.unique_keys, p_notify => p_notify) as e;
+
+        update procrastinate_periodic_defers as d set job_id = f.run_id
+        from unnest(v_firing, v_runs) as f(ord, run_id)
+        join schedule as s on s.tenant_id = p_tenants[f.ord] and s.name = p_names[f.ord]
+        where d.task_name = s.task and d.periodic_id = s.periodic_id;
+    end if;
+
+    return query
+    update schedule as s
+    set next_at = p_next_ats[m.ord],
+        last_at = case when f.run_id is null then s.last_at else p_ats[m.ord] end,
+        last_run_id = coalesce(f.run_id, s.last_run_id),
+        error = case when p_errors[m.ord] is not null then p_errors[m.ord]
+                     when f.status = 'not_unique' then 'a run with its uniqueness key was still queued'
+                     when f.status = 'queue_full' then 'its queue was full'
+                     when f.run_id is null then f.status end
+    from unnest(v_mine) as m(ord)
+    left join unnest(v_firing, v_runs, v_statuses) as f(ord, run_id, status) on f.ord = m.ord
+    where s.tenant_id = p_tenants[m.ord] and s.name = p_names[m.ord]
+    returning s.tenant_id, s.name, f.run_id;
+end
+$$;
+
+-- A paused schedule fires nothing, and what it missed meanwhile is not caught up: resumed, it counts anew from now.
+create function pause_schedule(p_tenant text, p_name text, p_paused boolean default true) returns table (changed boolean)
+language plpgsql
+as $$
+declare
+    v_now timestamptz := engine_now();
+begin
+    update schedule as s
+    set paused = p_paused, counts_from = v_now, next_at = null, updated_at = v_now
+    where s.tenant_id = p_tenant and s.name = p_name and s.paused <> p_paused;
+    if found then
+        return query select true;
+    elsif exists (select from schedule as s where s.tenant_id = p_tenant and s.name = p_name) then
+        return query select false;
+    else
+        raise exception 'schedule % is unknown', quote_literal(p_name) using errcode = 'HW019';
+    end if;
+end
+$$;
+
+-- Makes a schedule, or gives the one of this name another definition; whether it is paused stays.
+--   p_time_zone    an IANA name, as in pg_timezone_names
+--   p_missed       what becomes of moments that pass while no scheduler lives: 'last' or 'skip'
+--   p_queue        null: the queue that the task's workers registered
+--   p_unique       uniqueness key of its runs: a moment brings no run while the one before is still queued
+--   p_periodic_id  for @app.periodic
+-- With the same cron and time zone its next moment stays as well; otherwise it counts anew from now.
+create function put_schedule(
+    p_tenant text,
+    p_name text,
+    p_task text,
+    p_cron text,
+    p_args jsonb default '{}',
+    p_time_zone text default 'UTC',
+    p_missed text default 'last',
+    p_queue text default null,
+    p_priority integer default 0,
+    p_unique text default null,
+    p_periodic_id text default null
+) returns table (created boolean)
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    c_name constant text := '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$';
+    v_now timestamptz := engine_now();
+    v_created boolean;
+begin
+    if not exists (select from tenant where id = p_tenant) then
+        raise exception 'tenant % is unknown', quote_literal(p_tenant) using errcode = 'HW009';
+    end if;
+    if p_name is null or p_name !~ c_name then
+        raise exception '% is not a name for a schedule', coalesce(quote_literal(p_name), 'null')
+            using errcode = 'HW020', hint = 'use up to 128 letters, digits and . _ : - beginning with a letter or digit';
+    end if;
+    if p_queue !~ c_name then
+        raise exception 'queue % is not a name', quote_literal(p_queue)
+            using errcode = 'HW020', hint = 'use up to 128 letters, digits and . _ : - beginning with a letter or digit';
+    end if;
+    if p_time_zone <> 'UTC' and not exists (select from pg_timezone_names where name = p_time_zone) then
+        raise exception 'time zone % is unknown', quote_literal(p_time_zone)
+            using errcode = 'HW020', hint = 'use an IANA name such as Europe/Berlin: see pg_timezone_names';
+    end if;
+    if p_missed not in ('last', 'skip') then
+        raise exception 'missed % is neither ''last'' nor ''skip''', quote_literal(p_missed) using errcode = 'HW020';
+    end if;
+    if jsonb_typeof(p_args) <> 'object' then
+        raise exception 'the arguments are a JSON %, not an object', jsonb_typeof(p_args)
+            using errcode = 'HW020', hint = 'write {"name": value}';
+    end if;
+    if length(p_cron) > 200 then
+        raise exception 'the cron expression has % characters, the limit is 200', length(p_cron) using errcode = 'HW020';
+    end if;
+
+    insert into schedule as s (tenant_id, name, task, args, queue, priority, unique_key, cron, time_zone, missed,
+                               periodic_id, counts_from, created_at, updated_at)
+    values (p_tenant, p_name, p_task, p_args, p_queue, p_priority, p_unique, p_cron, p_time_zone, p_missed,
+            p_periodic_id, v_now, v_now, v_now)
+    on conflict (tenant_id, name) do update
+    set task = excluded.task, args = excluded.args, queue = excluded.queue, priority = excluded.priority,
+        unique_key = excluded.unique_key, cron = excluded.cron, time_zone = excluded.time_zone,
+        missed = excluded.missed, periodic_id = excluded.periodic_id, error = null, updated_at = v_now,
+        counts_from = case when (s.cron, s.time_zone) = (excluded.cron, excluded.time_zone)
+                                and (s.next_at is not null or s.error is null)
+                           then s.counts_from else v_now end,
+        next_at = case when (s.cron, s.time_zone) = (excluded.cron, excluded.time_zone) then s.next_at end
+    -- Workers put what @app.periodic made at each start: what is as it was is not written again.
+    where (s.task, s.args, s.queue, s.priority, s.unique_key, s.cron, s.time_zone, s.missed, s.periodic_id)
+        is distinct from (excluded.task, excluded.args, excluded.queue, excluded.priority, excluded.unique_key,
+                          excluded.cron, excluded.time_zone, excluded.missed, excluded.periodic_id)
+        or s.error is not null
+    returning s.xmax = 0 into v_created;
+    return query select coalesce(v_created, false);
+end
+$$;
+
+-- Enqueues a run of a schedule now, also of a paused one; its moments stay as they are.
+create function run_schedule(p_tenant text, p_name text, p_notify boolean default true)
+returns table (run_id bigint, status text)
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_schedule schedule;
+begin
+    select * into v_schedule from schedule as s where s.tenant_id = p_tenant and s.name = p_name;
+    if not found then
+        raise exception 'schedule % is unknown', quote_literal(p_name) using errcode = 'HW019';
+    end if;
+    if v_schedule.periodic_id is not null then
+        v_schedule.args := v_schedule.args || jsonb_build_object('timestamp', date_part('epoch', engine_now())::bigint);
+    end if;
+    return query
+    select e.run_id, e.status
+    from enqueue_run(v_schedule.tenant_id, v_schedule.task, v_schedule.args, p_queue => v_schedule.queue,
+                     p_priority => v_schedule.priority, p_unique => v_schedule.unique_key, p_notify => p_notify) as e;
+end
+$$;
+
 -- The durable output of each finished step. Partitioned by the day of the run's id from birth, never moved.
 create table checkpoint (
     run_id bigint not null,
@@ -2432,6 +2724,7 @@ as $$
 #variable_conflict use_column
 declare
     v_now timestamptz := engine_now();
+    v_wanted integer;
     v_mine bigint[];
     v_busy bigint[] := '{}';
     v_live bigint[] := p_runs;  -- an item's run; null where nothing may be written
@@ -2454,10 +2747,15 @@ begin
     end if;
 
     -- "Running", said so that no partial index matches: the planner would join through one of them, row by row.
-    select coalesce(array_agg(l.id), '{}'), array_agg(l.id) filter (where l.order_no is not null) into v_mine, v_ordered
+    with wanted as materialized (
+        select distinct run_id, attempt from unnest(p_runs, p_attempts) as i(run_id, attempt)
+    )
+    select coalesce(array_agg(l.id), '{}'), array_agg(l.id) filter (where l.order_no is not null),
+           (select count(*) from wanted)
+    into v_mine, v_ordered, v_wanted
     from (
         select r.id, r.order_no
-        from (select distinct run_id, attempt from unnest(p_runs, p_attempts) as i(run_id, attempt)) as i
+        from wanted as i
         join run as r on r.id = i.run_id and r.attempt = i.attempt and r.claimed_at is not null
         where r.id <> all (v_busy)
         order by r.id
@@ -2469,10 +2767,7 @@ begin
         v_mine := lock_ordered_sessions(v_mine, false);
     end if;
 
-    if cardinality(v_mine) < (
-        select count(*)
-        from (select distinct run_id, attempt from unnest(p_runs, p_attempts) as i(run_id, attempt)) as i)
-    then
+    if cardinality(v_mine) < v_wanted then
         -- Not all were locked: a neighbour holds the row for a moment, or the attempt is over, perhaps ended by this
         -- very attempt in a flush whose answer was lost with the connection.
         select array_agg(case when r.id = any (v_mine) then 'ok'
@@ -2520,33 +2815,35 @@ begin
         where i.kind = 'outcome' and i.name in ('succeeded', 'failed', 'cancelled') and i.run_id is not null
         having count(*) > 0;
 
-        with again as (
-            update run as r
-            set state = case when i.at > v_now then 'scheduled' else 'queued' end,
-                run_at = case when i.at > v_now then i.at end,
-                fresh = false, suspect = false, worker_id = null, claimed_at = null,
-                failures = r.failures + (i.name = 'retry')::integer,
-                error = case when i.name = 'retry' then i.body::jsonb else r.error end
-            from unnest(v_live, p_kinds, p_names, p_bodies, p_times) as i(run_id, kind, name, body, at)
-            where i.kind = 'outcome' and i.name in ('retry', 'reschedule', 'release')
-              and r.id = i.run_id
-            returning r.id, r.queue, r.tenant_id, r.task, r.state
-        )
-        select array_agg(a.id), array_agg(a.queue), array_agg(a.tenant_id),
-               array_agg(a.queue) filter (where a.state = 'queued'),
-               array_agg(a.tenant_id) filter (where a.state = 'queued'),
-               array_agg(a.task) filter (where a.state = 'queued')
-        into v_again, v_again_queues, v_again_tenants, v_queues, v_tenants, v_tasks
-        from again as a;
-        if v_queues is not null then
-            perform hold_lanes(v_queues, v_tenants, v_tasks);
-            if p_notify then
-                perform notify_queues(v_queues);
+        if p_names && array['retry', 'reschedule', 'release'] then
+            with again as (
+                update run as r
+                set state = case when i.at > v_now then 'scheduled' else 'queued' end,
+                    run_at = case when i.at > v_now then i.at end,
+                    fresh = false, suspect = false, worker_id = null, claimed_at = null,
+                    failures = r.failures + (i.name = 'retry')::integer,
+                    error = case when i.name = 'retry' then i.body::jsonb else r.error end
+                from unnest(v_live, p_kinds, p_names, p_bodies, p_times) as i(run_id, kind, name, body, at)
+                where i.kind = 'outcome' and i.name in ('retry', 'reschedule', 'release')
+                  and r.id = i.run_id
+                returning r.id, r.queue, r.tenant_id, r.task, r.state
+            )
+            select array_agg(a.id), array_agg(a.queue), array_agg(a.tenant_id),
+                   array_agg(a.queue) filter (where a.state = 'queued'),
+                   array_agg(a.tenant_id) filter (where a.state = 'queued'),
+                   array_agg(a.task) filter (where a.state = 'queued')
+            into v_again, v_again_queues, v_again_tenants, v_queues, v_tenants, v_tasks
+            from again as a;
+            if v_queues is not null then
+                perform hold_lanes(v_queues, v_tenants, v_tasks);
+                if p_notify then
+                    perform notify_queues(v_queues);
+                end if;
             end if;
-        end if;
-        if v_again is not null then
-            perform free_slots(v_again_queues, v_again_tenants);
-            perform end_cancelled_runs(v_again);
+            if v_again is not null then
+                perform free_slots(v_again_queues, v_again_tenants);
+                perform end_cancelled_runs(v_again);
+            end if;
         end if;
     end if;
 
@@ -3968,6 +4265,11 @@ select l.waiting_pid, l.blocking_pid, l.since, l.waits_for,
            as sentence,
        l.blocking_query
 from lock_waits() as l;
+
+create view schedules as
+select s.tenant_id, s.name, s.task, s.cron, s.time_zone, s.missed, s.paused, s.next_at, s.last_at, s.last_run_id,
+       s.error, s.queue, s.priority, s.unique_key, s.args, s.periodic_id is not null as periodic, s.updated_at
+from schedule as s;
 
 create view steps as
 select c.run_id, c.step, c.tenant_id, c.attempt, c.started_at, c.finished_at,

@@ -117,6 +117,11 @@ select l.waiting_pid, l.blocking_pid, l.since, l.waits_for,
        l.blocking_query
 from lock_waits() as l;
 
+create view schedules as
+select s.tenant_id, s.name, s.task, s.cron, s.time_zone, s.missed, s.paused, s.next_at, s.last_at, s.last_run_id,
+       s.error, s.queue, s.priority, s.unique_key, s.args, s.periodic_id is not null as periodic, s.updated_at
+from schedule as s;
+
 create view steps as
 select c.run_id, c.step, c.tenant_id, c.attempt, c.started_at, c.finished_at,
        c.finished_at - c.started_at as took, pg_column_size(c.output) as bytes, c.repeats, c.output

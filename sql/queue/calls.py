@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from psycopg.types.json import Jsonb
 
+from howdah.sql.array_literal import integers, intervals, texts, timestamps
 from howdah.sql.pool import Connection
 
 EnqueueStatus = Literal["created", "existing", "conflict", "not_unique", "unknown_tenant", "queue_full"]
@@ -112,19 +113,19 @@ async def enqueue_runs(connection: Connection, runs: Sequence[NewRun], *, notify
         " %s::timestamptz[], %s::text[], %s::text[], %s::text[], %s::text[], %s::timestamptz[], %s::text[],"
         " %s::interval[], %s)",
         [
-            [run.tenant_id for run in runs],
-            [run.task for run in runs],
-            [run.args for run in runs],
-            [run.queue for run in runs],
-            [run.priority for run in runs],
-            [run.run_at for run in runs],
-            [run.session_id for run in runs],
-            [run.idempotency_key for run in runs],
-            [run.unique_key for run in runs],
-            [run.order for run in runs],
-            [run.deadline for run in runs],
-            [run.retry for run in runs],
-            [run.key_window for run in runs],
+            texts([run.tenant_id for run in runs]),
+            texts([run.task for run in runs]),
+            texts([run.args for run in runs]),
+            texts([run.queue for run in runs]),
+            integers([run.priority for run in runs]),
+            timestamps([run.run_at for run in runs]),
+            texts([run.session_id for run in runs]),
+            texts([run.idempotency_key for run in runs]),
+            texts([run.unique_key for run in runs]),
+            texts([run.order for run in runs]),
+            timestamps([run.deadline for run in runs]),
+            texts([run.retry for run in runs]),
+            intervals([run.key_window for run in runs]),
             notify,
         ],
     )

@@ -120,15 +120,6 @@ begin
                 where r.state = 'queued'
                 for no key update of r skip locked
             ),
-            claimed as (
-                update run as r
-                set state = 'running', attempt = r.attempt + 1, worker_id = p_worker, claimed_at = v_now, run_at = null,
-                    unique_key = null
-                from locked as h
-                where r.ctid = h.place
-                returning r.id, r.tenant_id, r.queue, r.task, r.args::text, r.attempt, r.failures, r.session_id,
-                          r.retry::text, r.deadline
-            ),
             advanced as (
                 update lane as l
                 set virtual_time = a.virtual_time,
@@ -153,7 +144,13 @@ begin
                 ) as a
                 where l.queue = v_queue and l.tenant_id = a.tenant_id and l.task = a.task
             )
-            select * from claimed;
+            update run as r
+            set state = 'running', attempt = r.attempt + 1, worker_id = p_worker, claimed_at = v_now, run_at = null,
+                unique_key = null
+            from locked as h
+            where r.ctid = h.place
+            returning r.id, r.tenant_id, r.queue, r.task, r.args::text, r.attempt, r.failures, r.session_id,
+                      r.retry::text, r.deadline;
             get diagnostics v_taken = row_count;
             v_left := v_left - v_taken;
             v_room := v_room - v_taken;

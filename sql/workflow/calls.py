@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from howdah.sql.array_literal import integers, texts, timestamps
 from howdah.sql.pool import Connection
 
 ItemKind = Literal["checkpoint", "event", "outcome"]
@@ -44,13 +45,13 @@ async def flush(connection: Connection, items: Sequence[RunItem], *, notify: boo
         "select status from flush(%s::bigint[], %s::integer[], %s::text[], %s::text[], %s::text[], %s::text[],"
         " %s::timestamptz[], %s)",
         [
-            [item.run_id for item in items],
-            [item.attempt for item in items],
-            [item.kind for item in items],
-            [item.name for item in items],
-            [item.body for item in items],
-            [item.key for item in items],
-            [item.at for item in items],
+            integers([item.run_id for item in items]),
+            integers([item.attempt for item in items]),
+            texts([item.kind for item in items]),
+            texts([item.name for item in items]),
+            texts([item.body for item in items]),
+            texts([item.key for item in items]),
+            timestamps([item.at for item in items]),
             notify,
         ],
     )

@@ -33,6 +33,7 @@ as $$
 #variable_conflict use_column
 declare
     v_now timestamptz := engine_now();
+    v_wanted integer;
     v_mine bigint[];
     v_busy bigint[] := '{}';
     v_live bigint[] := p_runs;  -- an item's run; null where nothing may be written
@@ -55,10 +56,15 @@ begin
     end if;
 
     -- "Running", said so that no partial index matches: the planner would join through one of them, row by row.
-    select coalesce(array_agg(l.id), '{}'), array_agg(l.id) filter (where l.order_no is not null) into v_mine, v_ordered
+    with wanted as materialized (
+        select distinct run_id, attempt from unnest(p_runs, p_attempts) as i(run_id, attempt)
+    )
+    select coalesce(array_agg(l.id), '{}'), array_agg(l.id) filter (where l.order_no is not null),
+           (select count(*) from wanted)
+    into v_mine, v_ordered, v_wanted
     from (
         select r.id, r.order_no
-        from (select distinct run_id, attempt from unnest(p_runs, p_attempts) as i(run_id, attempt)) as i
+        from wanted as i
         join run as r on r.id = i.run_id and r.attempt = i.attempt and r.claimed_at is not null
         where r.id <> all (v_busy)
         order by r.id
@@ -70,10 +76,7 @@ begin
         v_mine := lock_ordered_sessions(v_mine, false);
     end if;
 
-    if cardinality(v_mine) < (
-        select count(*)
-        from (select distinct run_id, attempt from unnest(p_runs, p_attempts) as i(run_id, attempt)) as i)
-    then
+    if cardinality(v_mine) < v_wanted then
         -- Not all were locked: a neighbour holds the row for a moment, or the attempt is over, perhaps ended by this
         -- very attempt in a flush whose answer was lost with the connection.
         select array_agg(case when r.id = any (v_mine) then 'ok'
@@ -121,33 +124,35 @@ begin
         where i.kind = 'outcome' and i.name in ('succeeded', 'failed', 'cancelled') and i.run_id is not null
         having count(*) > 0;
 
-        with again as (
-            update run as r
-            set state = case when i.at > v_now then 'scheduled' else 'queued' end,
-                run_at = case when i.at > v_now then i.at end,
-                fresh = false, suspect = false, worker_id = null, claimed_at = null,
-                failures = r.failures + (i.name = 'retry')::integer,
-                error = case when i.name = 'retry' then i.body::jsonb else r.error end
-            from unnest(v_live, p_kinds, p_names, p_bodies, p_times) as i(run_id, kind, name, body, at)
-            where i.kind = 'outcome' and i.name in ('retry', 'reschedule', 'release')
-              and r.id = i.run_id
-            returning r.id, r.queue, r.tenant_id, r.task, r.state
-        )
-        select array_agg(a.id), array_agg(a.queue), array_agg(a.tenant_id),
-               array_agg(a.queue) filter (where a.state = 'queued'),
-               array_agg(a.tenant_id) filter (where a.state = 'queued'),
-               array_agg(a.task) filter (where a.state = 'queued')
-        into v_again, v_again_queues, v_again_tenants, v_queues, v_tenants, v_tasks
-        from again as a;
-        if v_queues is not null then
-            perform hold_lanes(v_queues, v_tenants, v_tasks);
-            if p_notify then
-                perform notify_queues(v_queues);
+        if p_names && array['retry', 'reschedule', 'release'] then
+            with again as (
+                update run as r
+                set state = case when i.at > v_now then 'scheduled' else 'queued' end,
+                    run_at = case when i.at > v_now then i.at end,
+                    fresh = false, suspect = false, worker_id = null, claimed_at = null,
+                    failures = r.failures + (i.name = 'retry')::integer,
+                    error = case when i.name = 'retry' then i.body::jsonb else r.error end
+                from unnest(v_live, p_kinds, p_names, p_bodies, p_times) as i(run_id, kind, name, body, at)
+                where i.kind = 'outcome' and i.name in ('retry', 'reschedule', 'release')
+                  and r.id = i.run_id
+                returning r.id, r.queue, r.tenant_id, r.task, r.state
+            )
+            select array_agg(a.id), array_agg(a.queue), array_agg(a.tenant_id),
+                   array_agg(a.queue) filter (where a.state = 'queued'),
+                   array_agg(a.tenant_id) filter (where a.state = 'queued'),
+                   array_agg(a.task) filter (where a.state = 'queued')
+            into v_again, v_again_queues, v_again_tenants, v_queues, v_tenants, v_tasks
+            from again as a;
+            if v_queues is not null then
+                perform hold_lanes(v_queues, v_tenants, v_tasks);
+                if p_notify then
+                    perform notify_queues(v_queues);
+                end if;
             end if;
-        end if;
-        if v_again is not null then
-            perform free_slots(v_again_queues, v_again_tenants);
-            perform end_cancelled_runs(v_again);
+            if v_again is not null then
+                perform free_slots(v_again_queues, v_again_tenants);
+                perform end_cancelled_runs(v_again);
+            end if;
         end if;
     end if;
 

@@ -1,7 +1,8 @@
 """``python -m tests.bench [--only a,b] [--scale 0.1]``: Howdah and its peers, side by side on one server.
 
-ONLY in the environment is `--only`. BENCH_JSON names a file that gets a JSON line for each figure and system.
-DATABASE_URL names the server, of a user who may create databases and checkpoint; unset, an embedded one is used.
+ONLY in the environment is `--only`. BENCH_JSON names a file that gets a JSON line for each measure and system. DEEP=1
+makes the deepest queue and the longest run ten and five times as large. DATABASE_URL names the server, of a user who
+may create databases and checkpoint; unset, an embedded one is used.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from pathlib import Path
 import psycopg
 from rich.console import Console
 
+from tests.bench.catalogue import FIGURES, SYSTEMS, choose
 from tests.bench.database import server
-from tests.bench.figures import FIGURES, SYSTEMS, choose
+from tests.bench.figure import Sample
 from tests.bench.report import show, write_json
-from tests.bench.rounds import ROUNDS, Sample, take
+from tests.bench.rounds import samples
 
 
 def main() -> int:
@@ -32,24 +34,24 @@ def main() -> int:
         parser.error(str(error))
     if not 0 < options.scale <= 10:
         parser.error(f"--scale {options.scale} is not between 0 and 10")
-    progress, samples = Console(stderr=True), list[Sample]()
+    progress, taken = Console(stderr=True), list[Sample]()
     skipped = {system.name: reason for system in SYSTEMS if (reason := system.missing())}
+    systems = [system for system in SYSTEMS if system.name not in skipped]
     with server() as url:
         caption = _describe(url)
-        for round_number in range(1, ROUNDS + 1):
-            # Interleaved, so that a slow minute of the machine falls on all systems.
-            for figure in figures:
-                for system in SYSTEMS:
-                    if figure.name in system.runs and system.name not in skipped:
-                        sample = take(url, figure, system, options.scale)
-                        samples.append(sample)
-                        progress.print(
-                            f"round {round_number}/{ROUNDS} {figure.name} {system.name}: {sample.rate:,.0f}"
-                            f" {figure.unit} ({sample.finished:,} in {sample.seconds:.2f} s)"
-                        )
-    show(figures, samples, caption, skipped)
+        if options.scale < 1:
+            caption += f"; only {options.scale:g} of the runs: a check of the benchmark, no figures to quote"
+        for sample in samples(url, figures, systems, options.scale):
+            taken.append(sample)
+            numbers = ", ".join(
+                f"{measure.name} {sample.values[measure.name]:,.2f} {measure.unit}"
+                for measure in sample.figure.measures
+                if measure.name in sample.values
+            )
+            progress.print(f"{sample.figure.name} of {sample.system.name}: {numbers} ({sample.runs:,} runs)")
+    show(figures, taken, caption, skipped)
     if path := os.environ.get("BENCH_JSON"):
-        write_json(Path(path), figures, samples)
+        write_json(Path(path), figures, taken)
     return 0
 
 
@@ -63,7 +65,7 @@ def _describe(url: str) -> str:
     version, fsync, synchronous, buffers = settings
     return (
         f"PostgreSQL {version.split()[0]}, fsync {fsync}, synchronous_commit {synchronous}, shared_buffers {buffers};"
-        f" {os.cpu_count()} cores for server and worker; median of {ROUNDS} rounds"
+        f" {os.cpu_count()} cores for server, worker and callers; medians of the rounds shown"
     )
 
 

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -56,3 +57,29 @@ def settle(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("vacuum (analyze)")
         connection.execute("checkpoint")
+
+
+async def database_time(connection: psycopg.AsyncConnection) -> datetime:
+    """The server's clock, now."""
+    row = await (await connection.execute("select clock_timestamp()")).fetchone()
+    assert row is not None
+    now: datetime = row[0]
+    return now
+
+
+@contextmanager
+def held_snapshot(url: str) -> Iterator[None]:
+    """A transaction that sees the database as it is now, and keeps vacuum from removing what dies meanwhile."""
+    with psycopg.connect(url) as connection:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        connection.execute("select count(*) from pg_class")
+        yield
+
+
+def count(url: str, rows: str) -> int:
+    """How many rows the query `rows` has."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        row = connection.execute(f"select count(*) from ({rows}) as r").fetchone()
+    assert row is not None
+    number: int = row[0]
+    return number

@@ -1,13 +1,24 @@
-"""What a benchmark asks of a system: how to fill its queue, how to work it off, and how to read what it did."""
+"""What a benchmark asks of a system: to be installed, filled, worked off, called, and read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-Prepare = Callable[[str, str, int], Coroutine[Any, Any, None]]
-Work = Callable[[str, str, Callable[[], None]], Coroutine[Any, Any, None]]
+
+class Ran(Protocol):
+    """What a run calls at the end of its code; in `pickup` with the seconds since its caller enqueued it."""
+
+    def __call__(self, waited: float = 0.0) -> None: ...
+
+
+Install = Callable[[str], Coroutine[Any, Any, None]]
+Fill = Callable[[str, str, int], Coroutine[Any, Any, None]]
+Work = Callable[[str, str, Ran], Coroutine[Any, Any, None]]
+Enqueue = Callable[[int], Awaitable[None]]
+Enqueuer = Callable[[str, str], AbstractAsyncContextManager[Enqueue]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +31,17 @@ class System:
         How many runs a round of each figure gets: enough for seconds of work. A figure that is absent is one that the
         system has nothing for.
     asked
-        How its worker is set up, for the report.
-    prepare
-        ``prepare(url, figure, runs)`` installs the system in an empty database and enqueues the runs.
+        How it is set up, for the report.
+    install
+        ``install(url)`` makes its tables in an empty database.
+    fill
+        ``fill(url, figure, runs)`` enqueues what the figure's worker is to work off, however is fastest.
     work
         ``work(url, figure, ran)`` is one worker in this process, until it is cancelled. Each run calls `ran` at the
         end of its code.
+    enqueuer
+        ``enqueuer(url, figure)`` connects, as a context, and gives a function that enqueues so many runs in the
+        figure's way: see `tests.bench.callers`.
     unfinished
         SQL whose rows are the runs that are not finished; cheap once all of them have run.
     record
@@ -38,8 +54,10 @@ class System:
     name: str
     runs: Mapping[str, int]
     asked: Mapping[str, str | int]
-    prepare: Prepare
+    install: Install
+    fill: Fill
     work: Work
+    enqueuer: Enqueuer
     unfinished: str
     record: str
     missing: Callable[[], str] = lambda: ""

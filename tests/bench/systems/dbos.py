@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from tests.bench.system import System
+from tests.bench.callers import in_figures_way
+from tests.bench.system import Enqueue, Ran, System
+
+if TYPE_CHECKING:
+    import sqlalchemy
+    from dbos import DBOSClient
 
 QUEUE = "bench"
 APPLICATION = "bench"
@@ -20,28 +28,46 @@ def missing() -> str:
     return "" if find_spec("dbos") else "the package dbos is not installed: pip install -e '.[bench]'"
 
 
-async def prepare(url: str, figure: str, runs: int) -> None:
-    await asyncio.to_thread(_fill, url, figure, runs)
+async def install(url: str) -> None:
+    await asyncio.to_thread(_install, url)
 
 
-def _fill(url: str, figure: str, runs: int) -> None:
-    import sqlalchemy
-    from dbos import DBOSClient, run_dbos_database_migrations
+def _install(url: str) -> None:
+    from dbos import run_dbos_database_migrations
 
     run_dbos_database_migrations(system_database_url=url)
-    engine = sqlalchemy.create_engine(url.replace("postgresql://", "postgresql+psycopg://", 1))
+    with _client(url) as (client, _):
+        client.register_queue(QUEUE, polling_interval_sec=POLL_SECONDS)
+
+
+@contextmanager
+def _client(url: str) -> Iterator[tuple[DBOSClient, sqlalchemy.Engine]]:
+    import sqlalchemy
+    from dbos import DBOSClient
+
+    engine = sqlalchemy.create_engine(
+        url.replace("postgresql://", "postgresql+psycopg://", 1), pool_size=CONNECTIONS, max_overflow=0
+    )
     client = DBOSClient(system_database_engine=engine, application_name=APPLICATION)
     try:
-        client.register_queue(QUEUE, polling_interval_sec=POLL_SECONDS)
-        with engine.begin() as connection:
-            for _ in range(runs):
-                client.enqueue_in_transaction(connection, {"workflow_name": figure, "queue_name": QUEUE})
+        yield client, engine
     finally:
         client.destroy()
         engine.dispose()
 
 
-async def work(url: str, figure: str, ran: Callable[[], None]) -> None:
+def _enqueue_batch(client: DBOSClient, engine: sqlalchemy.Engine, figure: str, runs: int) -> None:
+    with engine.begin() as connection:
+        for _ in range(runs):
+            client.enqueue_in_transaction(connection, {"workflow_name": figure, "queue_name": QUEUE})
+
+
+async def fill(url: str, figure: str, runs: int) -> None:
+    with _client(url) as (client, engine):
+        await asyncio.to_thread(_enqueue_batch, client, engine, figure, runs)
+
+
+async def work(url: str, figure: str, ran: Ran) -> None:
     from dbos import DBOS
 
     loop = asyncio.get_running_loop()
@@ -80,9 +106,21 @@ async def work(url: str, figure: str, ran: Callable[[], None]) -> None:
         await asyncio.to_thread(DBOS.destroy)
 
 
+@asynccontextmanager
+async def enqueuer(url: str, figure: str) -> AsyncIterator[Enqueue]:
+    # Its asynchronous calls are threads of the loop's pool.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(CONNECTIONS))
+    with _client(url) as (client, engine):
+        yield in_figures_way(
+            figure,
+            batch=lambda runs: asyncio.to_thread(_enqueue_batch, client, engine, figure, runs),
+            one=lambda now: client.enqueue_async({"workflow_name": figure, "queue_name": QUEUE}),
+        )
+
+
 SYSTEM = System(
     name="dbos",
-    runs={"drain_empty": 5_000, "drain_two_steps": 1_000},
+    runs={"drain_empty": 5_000, "drain_two_steps": 1_000, "enqueue_batch": 5_000, "enqueue_single": 3_000},
     asked={
         "threads": THREADS,
         "connections": CONNECTIONS,
@@ -90,8 +128,10 @@ SYSTEM = System(
         "driver": "psycopg",
         "fewer runs": "as many would take minutes",
     },
-    prepare=prepare,
+    install=install,
+    fill=fill,
     work=work,
+    enqueuer=enqueuer,
     unfinished="select from dbos.workflow_status where status in ('ENQUEUED', 'PENDING')",
     record="select count(*) filter (where status = 'SUCCESS'), to_timestamp(min(started_at_epoch_ms) / 1000.0)"
     " from dbos.workflow_status",

@@ -1,26 +1,22 @@
-"""The figures, and the systems that they are taken of."""
+"""The figures that there are, and the systems that they are taken of."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from tests.bench.figure import Figure
+from tests.bench.figures import churn, claim_depth, drain, enqueue, enqueue_rest, ordered_depth, pickup
 from tests.bench.system import System
 from tests.bench.systems import dbos, graphile_worker, howdah, pgqueuer, procrastinate
 
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """Something that is measured, per second: more is better."""
-
-    name: str
-    unit: str
-    meaning: str
-
-
-FIGURES = (
-    Figure("drain_empty", "runs/s", "runs of an empty task finished by one worker process"),
-    Figure("drain_two_steps", "runs/s", "runs with two durable steps finished by one worker process"),
+FIGURES: tuple[Figure, ...] = (
+    *drain.FIGURES,
+    *enqueue.FIGURES,
+    enqueue_rest.FIGURE,
+    pickup.FIGURE,
+    claim_depth.FIGURE,
+    ordered_depth.FIGURE,
+    churn.FIGURE,
 )
 SYSTEMS: Sequence[System] = (
     howdah.SYSTEM,

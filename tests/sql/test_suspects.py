@@ -1,0 +1,86 @@
+"""A run that kills its worker ends as failed; the runs that were beside it do not."""
+
+from __future__ import annotations
+
+from howdah.sql.pool import Connection
+from howdah.sql.queue.calls import claim_suspect, heartbeat
+from tests.sql.engine import claim, enqueue, new_worker, outcome, rows, value, write
+
+
+async def die(connection: Connection, worker: int) -> None:
+    await connection.execute("update worker set heartbeat_at = '2000-01-01' where id = %s", [worker])
+    await connection.execute("select * from rescue_runs('15 s')")
+
+
+async def test_neighbours_of_a_poison_run_survive_and_it_fails_with_the_reason(connection: Connection) -> None:
+    ids = await enqueue(connection, 500)
+    poison = ids[250]
+    for _ in range(2):
+        worker = await new_worker(connection)
+        assert len(await claim(connection, 1000, worker=worker)) == 500
+        await die(connection, worker)
+    assert await claim(connection) == [], "those that died twice run alone only"
+    alone = 0
+    while True:
+        worker = await new_worker(connection)
+        assert (await heartbeat(connection, worker))[2] == bool(await value(connection, "select count(*) from run"))
+        runs = await claim_suspect(connection, worker, ["default"], ["t"])
+        if not runs:
+            break
+        (run,) = runs
+        if run.id == poison:
+            alone += 1
+            await die(connection, worker)
+        else:
+            await write(connection, outcome(run))
+    assert alone == 3
+    assert await rows(connection, "select id, error ->> 'type' from run_history where state <> 'succeeded'") == [
+        (poison, "WorkerDied")
+    ]
+    assert await value(connection, "select count(*) from run_history") == 500
+
+
+async def test_a_death_in_company_is_not_held_against_a_run(connection: Connection) -> None:
+    await enqueue(connection, 2)
+    worker = await new_worker(connection)
+    await claim(connection, worker=worker)
+    await die(connection, worker)
+    assert await rows(connection, "select deaths, suspect from run") == [(1, False), (1, False)]
+    assert len(await claim(connection)) == 2
+
+
+async def test_a_suspect_that_comes_back_alive_is_one_no_longer(connection: Connection) -> None:
+    await enqueue(connection)
+    for _ in range(2):
+        worker = await new_worker(connection)
+        await claim(connection, worker=worker)
+        await die(connection, worker)
+    (run,) = await claim_suspect(connection, await new_worker(connection), ["default"], ["t"])
+    await write(connection, outcome(run, "retry"))
+    assert [again.id for again in await claim(connection)] == [run.id]
+
+
+async def test_limits_and_pauses_hold_for_suspects(connection: Connection) -> None:
+    await enqueue(connection)
+    for _ in range(2):
+        worker = await new_worker(connection)
+        await claim(connection, worker=worker)
+        await die(connection, worker)
+    worker = await new_worker(connection)
+    for pause, resume in (
+        ("select pause_queue('default')", "select pause_queue('default', false)"),
+        ("select pause_tenant('default')", "select pause_tenant('default', false)"),
+        (
+            """select set_queue_limits('default', '{"max_running": 0}')""",
+            """select set_queue_limits('default', '{"max_running": null}')""",
+        ),
+        (
+            """select set_queue_limits('default', '{"max_running_per_tenant": 0}')""",
+            """select set_queue_limits('default', '{"max_running_per_tenant": null}')""",
+        ),
+    ):
+        await connection.execute(pause.encode())
+        assert await claim_suspect(connection, worker, ["default"], ["t"]) == []
+        await connection.execute(resume.encode())
+    assert await claim_suspect(connection, worker, ["default"], ["other"]) == []
+    assert len(await claim_suspect(connection, worker, ["default"], ["t"])) == 1
