@@ -8,6 +8,7 @@ import re
 from asyncio.subprocess import PIPE
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -24,6 +25,7 @@ RUNBOOK = DEPLOY / "runbook.sql"
 TASK = "examples.hello"
 KEY = "0123456789abcdef"
 EXAMPLE_RUN = "1234"
+FAR = datetime(2100, 1, 1, tzinfo=UTC)
 ERROR = '{"type": "ValueError", "message": "bad", "traceback": "line 1"}'
 
 
@@ -243,7 +245,7 @@ async def test_a_worker_is_asked_to_drain(connection: Connection, psql: psycopg.
 
 
 async def test_a_run_that_nobody_woke_is_found(connection: Connection, psql: psycopg.Connection[DictRow]) -> None:
-    (late, _) = [*await enqueue(connection, run_at="2100-01-01"), *await enqueue(connection, run_at="2100-01-01")]
+    (late, _) = [*await enqueue(connection, run_at=FAR), *await enqueue(connection, run_at=FAR)]
     await connection.execute("update run set run_at = now() - interval '1 hour' where id = %s", [late])
     assert [row["id"] for row in Operator(psql).does("Should have started")] == [late]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -28,6 +28,7 @@ from tests.sql.engine import (
     write,
 )
 
+FAR = datetime(2100, 1, 1, tzinfo=UTC)
 ERROR = '{"type": "ValueError", "message": "bad", "traceback": "line 1"}'
 
 
@@ -73,7 +74,7 @@ async def test_a_run_is_cancelled(connection: Connection, operator: psycopg.Conn
 async def test_queues_shows_depths_and_limits(connection: Connection, operator: psycopg.Connection[DictRow]) -> None:
     await enqueue(connection, 3, queue="mail")
     await claim(connection, 1, queue="mail")
-    await enqueue(connection, 1, queue="mail", run_at="2100-01-01")
+    await enqueue(connection, 1, queue="mail", run_at=FAR)
     await enqueue(connection, 3, queue="mail", session_id="s", order="skip")
     await connection.execute("""select set_queue_limits('mail', '{"max_running": 5}')""")
     (mail,) = operator.execute("select * from ops.queues").fetchall()

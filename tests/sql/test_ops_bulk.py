@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -12,6 +13,8 @@ from psycopg.types.json import Jsonb
 from howdah.sql.errors import BadValue, from_psycopg
 from howdah.sql.pool import Connection
 from tests.sql.engine import claim, enqueue, outcome, rows, running, value, write
+
+FAR = datetime(2100, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -76,7 +79,7 @@ async def test_what_waits_is_cancelled_and_what_runs_is_not(
 ) -> None:
     (started,) = await running(connection)
     await enqueue(connection, 2)
-    await enqueue(connection, run_at="2100-01-01")
+    await enqueue(connection, run_at=FAR)
     await enqueue(connection, 3, session_id="s", order="skip")
     await enqueue(connection, queue="mail")
     query = """select * from ops.cancel_queued('{"queue": "default"}', 4)"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
@@ -12,6 +12,7 @@ from howdah.sql.pool import Connection
 from howdah.sql.queue.calls import TaskEntry, register_tasks, register_worker, rescue_runs
 from tests.sql.engine import claim, enqueue, new_worker, outcome, running, write
 
+FAR = datetime(2100, 1, 1, tzinfo=UTC)
 Explain = Callable[[int], str]
 
 
@@ -47,7 +48,7 @@ async def test_a_running_run(connection: Connection, explain: Explain) -> None:
 
 
 async def test_a_run_for_later(connection: Connection, explain: Explain) -> None:
-    (run,) = await enqueue(connection, run_at="2100-01-01T00:00:00Z")
+    (run,) = await enqueue(connection, run_at=FAR)
     assert explain(run) == "run R is scheduled for 2100-01-01 00:00:00+00"
     await connection.execute("update run set run_at = now() - interval '1 hour'")
     assert explain(run).endswith("which has passed: no worker is alive")
