@@ -51,6 +51,9 @@ class Settings:
     worker_concurrency: int = _setting(
         "HOWDAH_WORKER_CONCURRENCY", 500, "runs that one worker process has under way at once"
     )
+    retention_days: int = _setting(
+        "HOWDAH_RETENTION_DAYS", 30, "days for which finished runs and their steps are kept; 0: for ever"
+    )
     openai_api_key: str | None = _setting("OPENAI_API_KEY", None, "turns on models behind the OpenAI protocol")
     openai_base_url: str | None = _setting("OPENAI_BASE_URL", None, "another server that speaks the OpenAI protocol")
     api_allow_private: tuple[str, ...] = _setting(

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import signal
 import sys
+from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def load_app(path: str) -> App:
 async def run_worker(settings: Settings, database_url: str, app: App, queues: tuple[str, ...] = ()) -> None:
     """Work until SIGTERM or SIGINT."""
     app.cell = settings.cell
+    app.retention = timedelta(days=settings.retention_days) if settings.retention_days > 0 else None
     conninfo = cell_conninfo(database_url, settings.cell, "howdah-worker", pooled=settings.pooled)
     models = compose_models(settings.openai_api_key, settings.openai_base_url)
     async with await connect(conninfo) as connection:

@@ -13,6 +13,7 @@ import msgspec
 import procrastinate
 from procrastinate.retry import BaseRetryStrategy, RetryValue, get_retry_strategy
 
+from howdah.jobs import maintenance
 from howdah.jobs.retry import override_json
 from howdah.jobs.run import Run
 from howdah.jobs.signature import Signature
@@ -137,6 +138,11 @@ class App(procrastinate.App):
         ``HOWDAH_POOLED`` says whether it is a pooler's.
     cell
         The schema of the installation.
+
+    Attributes
+    ----------
+    retention
+        How long its workers keep history; None: for ever.
     """
 
     def __init__(self, *, database_url: str | None = None, cell: str = DEFAULT_CELL, **options: Any) -> None:
@@ -146,7 +152,9 @@ class App(procrastinate.App):
             options["connector"] = procrastinate.PsycopgConnector(conninfo=conninfo, kwargs=session_arguments(conninfo))
         super().__init__(**options)
         self.cell = cell
+        self.retention: timedelta | None = None
         self.workflows: dict[str, Workflow[Any, Any]] = {}
+        self.add_tasks_from(maintenance.maintenance(), namespace=maintenance.NAMESPACE)
 
     def workflow(
         self, *, name: str, queue: str = DEFAULT_QUEUE, retry: RetryValue = False

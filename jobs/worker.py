@@ -18,6 +18,7 @@ from typing import Any
 import psycopg
 import structlog
 
+from howdah.jobs import maintenance
 from howdah.jobs.api_executor import ApiExecutor
 from howdah.jobs.app import App
 from howdah.jobs.execution import Execution, Stop
@@ -43,7 +44,6 @@ TEND_EVERY = 1.0  # seconds between looks at deadlines and at queues that cap wh
 ALONE_PAUSE = 30.0  # seconds to work on before another try to run nothing but a suspect run
 ALONE_WAIT = 10.0  # seconds in which what runs may end, to make room for a suspect run
 LOOK_FOR_CANCELS = 1.0  # seconds between heartbeats where no hint of a cancellation can arrive
-PREPARE_EVERY = 3600.0  # seconds between looks whether tomorrow's partitions are there
 SYNC_THREADS = 32  # for functions that are not async
 POOL_SIZE = 5  # claim, flush, heartbeat, hints, and one for steps that use the pool
 RETRY_PAUSE = 0.5  # seconds after the database did not answer
@@ -56,7 +56,7 @@ class WorkerSettings:
     Attributes
     ----------
     queues
-        Empty: those of the app's tasks and workflows.
+        Empty: those of the app's tasks and workflows. Every worker serves the engine's own besides.
     concurrency
         Runs under way at once.
     heartbeat, rescue
@@ -101,7 +101,7 @@ class Worker:
         entries = app.task_entries()
         self._entries = entries
         self._tasks = [entry.name for entry in entries]
-        self._queues = list(self._settings.queues) or sorted({entry.queue for entry in entries})
+        self._queues = sorted({*(self._settings.queues or (entry.queue for entry in entries)), maintenance.QUEUE})
         self._running: dict[int, Execution] = {}
         self._unwritten: set[tuple[int, int]] = set()
         self._stopping = False
@@ -132,6 +132,9 @@ class Worker:
                 api = await stack.enter_async_context(ApiExecutor())
             self._engine = Engine(pool, run_writer(pool), notifier, threads, api, self._resources)
             await self._app.open_async(pool)
+            async with pool.connection() as connection:
+                # Where no worker has been for long, today has no partition yet; from then on a periodic task cares.
+                await calls.prepare_partitions(connection)
             await self._register(pool)
             heartbeat = self._settings.heartbeat
             if is_pooled(self._conninfo):
@@ -142,7 +145,6 @@ class Worker:
                 asyncio.create_task(self._wake_due()),
                 asyncio.create_task(self._every(TEND_EVERY, self._tend_queues)),
                 asyncio.create_task(Scheduler(self._app).run(pool)),
-                asyncio.create_task(self._every(PREPARE_EVERY, self._prepare_partitions)),
             ]
             try:
                 await self._claim_loop(until_idle)
@@ -351,10 +353,6 @@ class Worker:
     async def _tend_queues(self) -> None:
         async with self._engine.pool.connection() as connection:
             await connection.execute("select from expire_runs(), count_depths()")
-
-    async def _prepare_partitions(self) -> None:
-        async with self._engine.pool.connection() as connection:
-            await connection.execute("select * from prepare_partitions()")
 
     async def _hear(self) -> None:
         cell = self._app.cell

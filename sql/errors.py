@@ -10,7 +10,6 @@ HowdahError
 ├── SessionClosed            HW007  409
 ├── WrongIsolation           HW008  500  the engine needs read committed
 ├── UnknownTenant            HW009  404
-├── NotSupported             HW010  501  a procrastinate feature that the engine does not have yet
 ├── UnknownCollection        HW011  404
 ├── EmbeddingMismatch        HW012  422  other model or other dimensions than the collection's
 ├── StepRepeated             HW013  409  a step ran again although its output was on disk
@@ -71,10 +70,6 @@ class WrongIsolation(HowdahError):
 
 class UnknownTenant(HowdahError):
     sqlstate, status, title = "HW009", 404, "Unknown tenant"
-
-
-class NotSupported(HowdahError):
-    sqlstate, status, title = "HW010", 501, "Not supported"
 
 
 class UnknownCollection(HowdahError):

@@ -151,7 +151,7 @@ create table queue (
     constraint queue_limits_check check (
         least(max_running, max_running_per_tenant, starts_per_period, max_queued, max_queued_per_tenant) >= 0),
     constraint queue_period_check check ((starts_per_period is null) = (period is null) and period > interval '0')
-) with (fillfactor = 50);
+) with (fillfactor = 50);  -- room for updates within the page: no index knows what claims write, so vacuum has little to do
 
 -- How many runs wait in a queue that caps them, as counted at counted_at: one row with tenant_id '' for all its tenants
 -- together, and one for each tenant at its cap.
@@ -161,7 +161,11 @@ create table queue_depth (
     queued integer not null,
     counted_at timestamptz not null,
     constraint queue_depth_pkey primary key (queue, tenant_id)
-) with (fillfactor = 50);
+) with (
+    -- Written anew each second. A thousand tenants at their caps leave as many dead rows a second.
+    fillfactor = 50,
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0
+);
 
 -- What workers say they can run; the API reads names and argument schemas here, so both deploy apart.
 create table task (
@@ -187,7 +191,7 @@ create table worker (
     started_at timestamptz not null default now(),
     heartbeat_at timestamptz not null default now(),
     constraint worker_pkey primary key (id)
-) with (fillfactor = 50);
+) with (fillfactor = 50);  -- heartbeats are updates within the page, which the next reader prunes
 
 -- Live runs only: a finished run moves to run_history, so this table and its indexes stay small and hot.
 -- The key is the id alone: psql and stock procrastinate clients address a run without naming its tenant,
@@ -233,6 +237,9 @@ create table run (
         state in ('queued', 'scheduled', 'blocked', 'waiting', 'held', 'running')),
     constraint run_running_check check ((state = 'running') = (claimed_at is not null))
 ) with (
+    -- Each run leaves two dead rows, and dead index entries at the head of the ready indexes are what slows claims: vacuum
+    -- after a fiftieth, where the default is a fifth, and at full speed. A fillfactor below 100 keeps the retry of a run on
+    -- its page; state is in an index, so most updates are in indexes too.
     fillfactor = 80,
     autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
     autovacuum_analyze_scale_factor = 0.1, autovacuum_vacuum_cost_delay = 0
@@ -252,7 +259,8 @@ create unique index run_unique_key_idx on run (tenant_id, unique_key)
     where unique_key is not null and state in ('queued', 'scheduled', 'blocked');
 create index run_tenant_idx on run (tenant_id, id);
 
--- One row for each (queue, tenant, task) with queued work. Claims order lanes by virtual time, which is in no
+-- One row for each (queue, tenant, task) with queued work, or more where it had to be made beside an open transaction
+-- (twin, see hold_lanes). Claims order lanes by virtual time, which is in no
 -- unique index, so that advancing it never waits for a concurrent enqueue.
 --   parked   its tenant is at its cap or paused: no claim looks at it until something unparks it
 --   floor_*  no fresh run of this priority or a lower one waits before this id; next_*: the floor once every
@@ -261,6 +269,7 @@ create table lane (
     queue text not null,
     tenant_id text not null,
     task text not null,
+    twin integer not null default 0,
     virtual_time double precision not null,
     parked boolean not null default false,
     floor_priority integer,
@@ -268,8 +277,10 @@ create table lane (
     next_priority integer,
     next_id bigint,
     next_xid xid8,
-    constraint lane_pkey primary key (queue, tenant_id, task)
+    constraint lane_pkey primary key (queue, tenant_id, task, twin)
 ) with (
+    -- Every claim updates the virtual time of its lanes, which is in an index: the few rows of this table die thousands of
+    -- times a minute, and each claim reads the index from its head. So a fixed threshold, whatever the number of lanes.
     fillfactor = 50,
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_cost_delay = 0
 );
@@ -283,7 +294,11 @@ create table ordered_session (
     last_no bigint not null,
     head_id bigint not null,
     constraint ordered_session_pkey primary key (tenant_id, session_id)
-) with (fillfactor = 50);
+) with (
+    -- Comes and goes with the session's runs, and is updated in its page as they come.
+    fillfactor = 50,
+    autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0
+);
 
 create table run_history (
     id bigint not null,
@@ -324,8 +339,18 @@ create table idempotency_key (
     created_at timestamptz not null default now(),
     expires_at timestamptz not null,
     constraint idempotency_key_pkey primary key (tenant_id, key)
+) with (
+    -- A day of keys may be millions, of which some thousands expire every few minutes, always at the index's head.
+    autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 5000
 );
 create index idempotency_key_expires_idx on idempotency_key (expires_at);
+
+-- How far the walks of sweep_queues have come: the key that each looked at last. One that came to its end has no row.
+create table sweep_walk (
+    name text not null,
+    reached text[] not null,
+    constraint sweep_walk_pkey primary key (name)
+);
 
 -- Goes on with ordered sessions whose head has left the live runs: the next run, by number, becomes the head and is
 -- queued; a session without one is gone. The caller holds the sessions' locks and names each head with its number: looked
@@ -569,12 +594,14 @@ declare
     v_left integer := p_limit;
     v_room integer;
     v_cap integer;
+    v_held boolean := false;
     v_taken integer;
     v_started integer;
     v_queue text;
     v_tasks text[];
     v_tenants text[];
     v_lanes text[];
+    v_twins integer[];
     v_passed text[];
 begin
     perform assert_read_committed();
@@ -585,21 +612,25 @@ begin
     end if;
     foreach v_queue in array p_queues loop
         exit when v_left <= 0;
-        select q.room, q.per_tenant into v_room, v_cap from lock_queue(v_queue, v_left, v_left = p_limit) as q;
+        -- Waited for only while no other queue is held: workers come to their queues in any order.
+        select q.room, q.per_tenant, q.held or v_held into v_room, v_cap, v_held
+        from lock_queue(v_queue, v_left, v_left = p_limit and not v_held) as q;
         continue when v_room <= 0;
         v_tasks := open_tasks(v_queue, p_tasks);
         v_started := 0;
         v_passed := '{}';
         for v_round in 1..c_rounds loop
-            select l.tenants, l.tasks into v_tenants, v_lanes
+            select l.tenants, l.tasks, l.twins into v_tenants, v_lanes, v_twins
             from lock_lanes(v_queue, v_tasks, v_passed, least(c_lanes, greatest(v_room, 8))) as l;
             exit when v_tenants is null;
 
             return query
             with lanes as materialized (
-                select i.tenant_id, i.task, i.ord, l.virtual_time, l.floor_priority, l.floor_id
-                from unnest(v_tenants, v_lanes) with ordinality as i(tenant_id, task, ord)
-                join lane as l on l.queue = v_queue and l.tenant_id = i.tenant_id and l.task = i.task
+                select i.tenant_id, i.task, i.twin, i.ord, l.virtual_time, l.floor_priority, l.floor_id,
+                       i.twin = min(i.twin) over (partition by i.tenant_id, i.task) as read
+                from unnest(v_tenants, v_lanes, v_twins) with ordinality as i(tenant_id, task, twin, ord)
+                join lane as l
+                    on l.queue = v_queue and l.tenant_id = i.tenant_id and l.task = i.task and l.twin = i.twin
             ),
             tenants as materialized (
                 select s.*, ceil(v_room::numeric / greatest(count(*) filter (where s.room > 0) over (), 1)) as share
@@ -646,7 +677,7 @@ begin
                          order by -r.priority, r.id
                          limit t.share)
                     ) as r
-                    where l.tenant_id = t.id
+                    where l.tenant_id = t.id and l.read
                     order by r.rank, r.fresh, r.id
                     limit least(t.share, t.room)
                 ) as h
@@ -670,7 +701,7 @@ begin
                     next_id = case when l.next_xid > a.oldest or a.last is null then l.next_id else a.last[2] - c_margin end,
                     next_xid = case when l.next_xid > a.oldest or a.last is null then l.next_xid else a.newest end
                 from (
-                    select i.tenant_id, i.task, t.virtual_time + coalesce(g.taken, 0) / t.weight as virtual_time,
+                    select i.tenant_id, i.task, i.twin, t.virtual_time + coalesce(g.taken, 0) / t.weight as virtual_time,
                            t.room <= coalesce(g.taken, 0) and (v_cap is not null or t.room <= 0) as parked,
                            (select max(array[-h.priority, h.id]) from locked as h
                             where h.tenant_id = i.tenant_id and h.task = i.task and h.fresh) as last,
@@ -682,7 +713,7 @@ begin
                         on g.tenant_id = i.tenant_id
                     where g.taken > 0 or t.room <= 0
                 ) as a
-                where l.queue = v_queue and l.tenant_id = a.tenant_id and l.task = a.task
+                where l.queue = v_queue and l.tenant_id = a.tenant_id and l.task = a.task and l.twin = a.twin
             )
             update run as r
             set state = 'running', attempt = r.attempt + 1, worker_id = p_worker, claimed_at = v_now, run_at = null,
@@ -697,7 +728,7 @@ begin
             v_started := v_started + v_taken;
             exit when v_room <= 0;
 
-            perform remove_empty_lanes(v_queue, v_tenants, v_lanes);
+            perform remove_empty_lanes(v_queue, v_tenants, v_lanes, v_twins);
             if v_taken = 0 then
                 v_passed := v_passed || array(select i.tenant_id || '/' || i.task
                                               from unnest(v_tenants, v_lanes) as i(tenant_id, task));
@@ -723,6 +754,7 @@ declare
     v_queue text;
     v_room integer;
     v_cap integer;
+    v_held boolean := false;
 begin
     perform assert_read_committed();
     perform from worker as w where w.id = p_worker for key share;
@@ -732,7 +764,7 @@ begin
     end if;
     foreach v_queue in array p_queues loop
         continue when not exists (select from run as r where r.queue = v_queue and r.state = 'queued' and r.suspect);
-        select q.room, q.per_tenant into v_room, v_cap from lock_queue(v_queue, 1) as q;
+        select q.room, q.per_tenant, q.held or v_held into v_room, v_cap, v_held from lock_queue(v_queue, 1, not v_held) as q;
         continue when v_room <= 0;
         return query
         with head as (
@@ -897,6 +929,53 @@ begin
     end if;
     return query
     select p_worker, case when v_name is null then 'unknown' when v_name like 'procrastinate:%' then 'stock' else 'asked' end;
+end
+$$;
+
+-- Drops one day of history or of checkpoints that is older than p_keep: call it until it answers nothing. One a call,
+-- because a drop locks the whole table until its transaction ends.
+--   dropped  false: somebody reads or writes the table right now. It waits a fifth of a second at most, because
+--            everybody else would wait behind it; the day stays for the next time.
+-- A day of checkpoints goes once no run that was enqueued on it is live, or in history: such a run may be requeued, and
+-- goes on from its last finished step. Today stays, whatever p_keep is.
+create function drop_partitions(p_keep interval) returns table (partition text, dropped boolean)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set lock_timeout = '200ms'
+as $$
+declare
+    v_before date := least(engine_now() - p_keep, engine_now()) at time zone 'utc';
+begin
+    if not pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.partitions', 0)) then
+        return;
+    end if;
+    select d.name into partition
+    from (
+        select c.relname as name, i.inhparent = 'run_history'::regclass as is_history,
+               case when c.relname ~ '_\d{8}$' then right(c.relname, 8)::date end as day
+        from pg_inherits as i
+        join pg_class as c on c.oid = i.inhrelid
+        where i.inhparent in ('run_history'::regclass, 'checkpoint'::regclass)
+    ) as d
+    where d.day < v_before
+      and (d.is_history
+           or (not exists (select from run as r where r.id >= first_run_id(d.day) and r.id < first_run_id(d.day + 1))
+               and not exists (select from run_history as h
+                               where h.id >= first_run_id(d.day) and h.id < first_run_id(d.day + 1)
+                                 and h.finished_at >= d.day::timestamp at time zone 'utc')))
+    order by d.day, not d.is_history
+    limit 1;
+    if partition is not null then
+        begin
+            execute format('drop table %I', partition);
+            dropped := true;
+        exception when lock_not_available then
+            dropped := false;
+        end;
+        return next;
+    end if;
 end
 $$;
 
@@ -1125,6 +1204,24 @@ begin
     from unnest(v_ids, v_status) with ordinality as i(id, status, ord)
     order by i.ord;
 end
+$$;
+
+-- Deletes idempotency keys whose window is over, p_limit at most. Returns how many went.
+create function expire_idempotency_keys(p_limit integer default 10000) returns table (expired integer)
+language sql
+set enable_seqscan = off
+as $$
+    with gone as (
+        delete from idempotency_key as k
+        using (select e.tenant_id, e.key from idempotency_key as e
+               where e.expires_at <= engine_now()
+               order by e.expires_at
+               limit p_limit
+               for update skip locked) as e
+        where k.tenant_id = e.tenant_id and k.key = e.key
+        returning 1
+    )
+    select count(*)::integer from gone
 $$;
 
 -- Ends runs whose deadline has passed: at once as failed where they are not running, else by asking their worker, which
@@ -1437,6 +1534,19 @@ as $$
     select (extract(epoch from p_day::timestamp)::bigint * 1000) << 20
 $$;
 
+-- Whether a run waits below its lane's floor, where no claim looks. That happens when a clock stepped back and made an
+-- older id, or when claims went past a run while others held its row, who then left it queued after all.
+create function floor_hides_runs(p_lane lane) returns boolean
+language sql stable
+set enable_seqscan = off
+as $$
+    select exists (
+        select from run as r
+        where r.queue = p_lane.queue and r.tenant_id = p_lane.tenant_id and r.task = p_lane.task
+          and r.state = 'queued' and r.fresh
+          and -r.priority = -p_lane.floor_priority and r.id <= p_lane.floor_id)
+$$;
+
 -- Told of each attempt that has ended, by queue and tenant: where tenants have a limit, their lanes are looked at again.
 create function free_slots(p_queues text[], p_tenants text[]) returns void
 language plpgsql
@@ -1504,8 +1614,9 @@ $$;
 
 -- Makes sure that each (queue, tenant, task) has a lane and that nobody removes it before this transaction ends.
 -- A plain `do nothing` lost runs to a concurrent removal; `do update` would hide a tenant behind an open transaction:
--- so insert, then take a key share on what is there, and again if it went away in between.
--- A lane that begins, begins level with the least active one: what its tenant did not use earlier is not owed to it.
+-- so take a key share on what is there, insert what is not, and again if it went away in between.
+-- A lane that an open transaction is just making or removing is not waited for: one slow caller would stall every batch
+-- with a run of that tenant. A second lane does as well, its twin, named for this backend so that no other makes it.
 create function hold_lanes(p_queues text[], p_tenants text[], p_tasks text[]) returns void
 language plpgsql
 set enable_hashjoin = off
@@ -1516,31 +1627,49 @@ declare
     v_queues text[];
     v_tenants text[];
     v_tasks text[];
-    v_held integer;
+    v_twin integer := 0;
 begin
     select array_agg(w.q), array_agg(w.t), array_agg(w.k) into v_queues, v_tenants, v_tasks
     from (select distinct q, t, k from unnest(p_queues, p_tenants, p_tasks) as w(q, t, k)) as w;
     loop
-        select count(*) into v_held
-        from (
-            select from lane as l
-            join unnest(v_queues, v_tenants, v_tasks) as w(q, t, k)
-                on l.queue = w.q and l.tenant_id = w.t and l.task = w.k
-            order by l.queue, l.tenant_id, l.task
-            for key share of l
-        ) as held;
-        exit when v_held = cardinality(v_queues);
-
-        insert into lane (queue, tenant_id, task, virtual_time)
-        select w.q, w.t, w.k, f.virtual_time
+        -- What is left is what could not be held.
+        with held as materialized (
+            select l.queue, l.tenant_id, l.task
+            from unnest(v_queues, v_tenants, v_tasks) as w(q, t, k)
+            join lane as l on l.queue = w.q and l.tenant_id = w.t and l.task = w.k
+            order by l.queue, l.tenant_id, l.task, l.twin
+            for key share of l skip locked
+        )
+        select array_agg(w.q), array_agg(w.t), array_agg(w.k) into v_queues, v_tenants, v_tasks
         from unnest(v_queues, v_tenants, v_tasks) as w(q, t, k)
-        join (select d.q, least_virtual_time(d.q) as virtual_time
-              from (select distinct q from unnest(v_queues) as u(q)) as d) as f on f.q = w.q
-        where not exists (select from lane as l where l.queue = w.q and l.tenant_id = w.t and l.task = w.k)
-        order by w.q, w.t, w.k
-        on conflict do nothing;
+        where not exists (select from held as h where h.queue = w.q and h.tenant_id = w.t and h.task = w.k);
+        exit when v_queues is null;
+        begin
+            perform insert_lanes(v_queues, v_tenants, v_tasks, v_twin);
+        exception when lock_not_available then
+            v_twin := pg_backend_pid();
+        end;
     end loop;
 end
+$$;
+
+-- Inserts those of these lanes that are not there. Gives up (lock_not_available) on one that somebody else is just making
+-- or removing, rather than wait for that transaction's end.
+-- A lane that begins, begins level with the least active one: what its tenant did not use earlier is not owed to it.
+create function insert_lanes(p_queues text[], p_tenants text[], p_tasks text[], p_twin integer) returns void
+language sql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set lock_timeout = '5ms'
+as $$
+    insert into lane (queue, tenant_id, task, twin, virtual_time)
+    select w.q, w.t, w.k, p_twin, f.virtual_time
+    from unnest(p_queues, p_tenants, p_tasks) as w(q, t, k)
+    join (select d.q, least_virtual_time(d.q) as virtual_time from (select distinct q from unnest(p_queues) as u(q)) as d) as f
+        on f.q = w.q
+    order by w.q, w.t, w.k
+    on conflict do nothing
 $$;
 
 -- Whether a lane has a run for claims to take. Looks from its floor on, as they do: what a floor hides by mistake, the
@@ -1599,11 +1728,11 @@ as $$
 $$;
 
 -- Locks the p_limit lanes of a queue and of these tasks with the least virtual time, but those in p_passed
--- ('tenant/task'); their tenants and tasks in that order, or nulls where there is no lane. A tenant's lanes go together,
+-- ('tenant/task'); their tenants, tasks and twins in that order, or nulls where there is no lane. A tenant's lanes go together,
 -- or one with many tasks would have its turn many times. Lanes that another claim holds are skipped; where it holds them
 -- all, this one waits for one a moment: with one tenant alone, two workers would otherwise find the queue empty in turns.
 create function lock_lanes(p_queue text, p_tasks text[], p_passed text[], p_limit integer,
-                           out tenants text[], out tasks text[])
+                           out tenants text[], out tasks text[], out twins integer[])
 language plpgsql
 set enable_seqscan = off
 set enable_hashjoin = off
@@ -1612,10 +1741,10 @@ as $$
 begin
     for v_try in 1..2 loop
         with least as materialized (
-            select h.tenant_id, h.task, h.virtual_time
+            select h.tenant_id, h.task, h.twin, h.virtual_time
             from unnest(p_tasks) as t(task)
             cross join lateral (
-                select l.tenant_id, l.task, l.virtual_time
+                select l.tenant_id, l.task, l.twin, l.virtual_time
                 from lane as l
                 where l.queue = p_queue and l.task = t.task and not l.parked
                   and (p_passed = '{}' or l.tenant_id || '/' || l.task <> all (p_passed))
@@ -1627,16 +1756,18 @@ begin
             limit p_limit
         ),
         siblings as materialized (
-            select l.tenant_id, l.task, l.virtual_time
+            select l.tenant_id, l.task, l.twin, l.virtual_time
             from (select distinct e.tenant_id from least as e) as e
             join lane as l on l.queue = p_queue and l.tenant_id = e.tenant_id
-            where cardinality(p_tasks) > 1 and l.task = any (p_tasks) and not l.parked
-              and not exists (select from least as f where f.tenant_id = l.tenant_id and f.task = l.task)
+            where l.task = any (p_tasks) and not l.parked
+              and not exists (select from least as f
+                              where f.tenant_id = l.tenant_id and f.task = l.task and f.twin = l.twin)
               and (p_passed = '{}' or l.tenant_id || '/' || l.task <> all (p_passed))
             for no key update of l skip locked
         )
-        select array_agg(e.tenant_id order by e.virtual_time), array_agg(e.task order by e.virtual_time)
-        into tenants, tasks
+        select array_agg(e.tenant_id order by e.virtual_time), array_agg(e.task order by e.virtual_time),
+               array_agg(e.twin order by e.virtual_time)
+        into tenants, tasks, twins
         from (select * from least union all select * from siblings) as e;
         exit when tenants is not null or v_try = 2;
         begin
@@ -1702,14 +1833,16 @@ $$;
 -- running rows are then counted in a statement of their own, which sees what was committed before the lock. A slot is
 -- a running row: nothing can leak.
 --   p_wait  whether to wait for another claim of the queue. A caller who holds locks of an earlier queue does not.
+--   held    whether the queue is locked now
 create function lock_queue(p_queue text, p_wanted integer, p_wait boolean default true,
-                           out room integer, out per_tenant integer)
+                           out room integer, out per_tenant integer, out held boolean)
 language plpgsql
 set enable_seqscan = off
 as $$
 declare
     v_queue queue;
 begin
+    held := false;
     select q.* into v_queue from queue as q where q.name = p_queue;
     if v_queue.name is null or v_queue.paused then
         room := 0;
@@ -1724,6 +1857,7 @@ begin
     else
         select q.* into v_queue from queue as q where q.name = p_queue for no key update skip locked;
     end if;
+    held := v_queue.name is not null;
     if v_queue.name is null or v_queue.paused then
         room := 0;
         return;
@@ -1879,10 +2013,15 @@ end
 $$;
 
 -- Makes the day partitions of history and checkpoints from today to p_days ahead. Called by maintenance, any number
--- of times. A partition is built apart and attached, so that it never waits behind a long read of its parent.
+-- of times. A partition is built apart and attached: that leaves the parent alone, but locks the default partition, so a
+-- day that cannot have it within a fifth of a second is left for the next call. Longer, and whoever comes after would
+-- wait too, behind a dump say.
 -- A day that came before its partition has rows in the default one already: it stays there, and the others go on.
+-- The rows are never changed again, or hardly: vacuum may freeze them the first time it comes, not read them once more
+-- when they are old.
 create function prepare_partitions(p_days integer default 7) returns table (created text)
 language plpgsql
+set lock_timeout = '10s'
 as $$
 declare
     v_day date;
@@ -1894,6 +2033,7 @@ declare
 begin
     -- One preparer at a time; the others would only collide on names.
     perform pg_advisory_xact_lock(hashtextextended(current_schema() || '.partitions', 0));
+    set local lock_timeout = '200ms';
     for v_day in select d::date from generate_series(engine_now() at time zone 'utc', (engine_now() at time zone 'utc')
                                                      + make_interval(days => p_days), interval '1 day') as d loop
         v_next := v_day + 1;
@@ -1904,13 +2044,16 @@ begin
             v_name := v_parent || to_char(v_day, '_YYYYMMDD');
             continue when to_regclass(v_name) is not null;
             begin
-                execute format('create table %I (like %I including defaults including constraints)', v_name, v_parent);
+                execute format('create table %I (like %I including defaults including constraints)'
+                               ' with (autovacuum_freeze_min_age = 0)', v_name, v_parent);
                 execute format('alter table %I attach partition %I for values from (%L) to (%L)',
                                v_parent, v_name, v_from, v_to);
                 created := v_name;
                 return next;
             exception when check_violation then
                 raise warning 'the day % of % stays in its default partition, which has rows of it', v_day, v_parent;
+            when lock_not_available then
+                raise warning 'the day % of % must wait: its default partition is in use', v_day, v_parent;
             end;
         end loop;
     end loop;
@@ -1946,10 +2089,10 @@ as $$
     returning id
 $$;
 
--- Removes those of these (tenant, task) lanes in one queue that have no queued run. Returns how many went.
+-- Removes those of these (tenant, task, twin) lanes in one queue that have no queued run. Returns how many went.
 -- Lanes that an enqueuing transaction holds are left to it. The second statement is the recheck: a run committed
 -- before the lock was taken is visible to it.
-create function remove_empty_lanes(p_queue text, p_tenants text[], p_tasks text[]) returns integer
+create function remove_empty_lanes(p_queue text, p_tenants text[], p_tasks text[], p_twins integer[]) returns integer
 language plpgsql
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -1958,23 +2101,25 @@ as $$
 declare
     v_tenants text[];
     v_tasks text[];
+    v_twins integer[];
     v_removed integer;
 begin
-    select array_agg(e.tenant_id), array_agg(e.task) into v_tenants, v_tasks
+    select array_agg(e.tenant_id), array_agg(e.task), array_agg(e.twin) into v_tenants, v_tasks, v_twins
     from (
-        select l.tenant_id, l.task
-        from unnest(p_tenants, p_tasks) as i(tenant_id, task)
-        join lane as l on l.queue = p_queue and l.tenant_id = i.tenant_id and l.task = i.task
+        select l.tenant_id, l.task, l.twin
+        from unnest(p_tenants, p_tasks, p_twins) as i(tenant_id, task, twin)
+        join lane as l on l.queue = p_queue and l.tenant_id = i.tenant_id and l.task = i.task and l.twin = i.twin
         where not lane_has_runs(l)
-        order by l.tenant_id, l.task
+        order by l.tenant_id, l.task, l.twin
         for update of l skip locked
     ) as e;
     if v_tenants is null then
         return 0;
     end if;
     delete from lane as l
-    using unnest(v_tenants, v_tasks) as i(tenant_id, task)
-    where l.queue = p_queue and l.tenant_id = i.tenant_id and l.task = i.task and not lane_has_runs(l);
+    using unnest(v_tenants, v_tasks, v_twins) as i(tenant_id, task, twin)
+    where l.queue = p_queue and l.tenant_id = i.tenant_id and l.task = i.task and l.twin = i.twin
+      and not lane_has_runs(l);
     get diagnostics v_removed = row_count;
     return v_removed;
 end
@@ -2189,6 +2334,18 @@ as $$
     select to_timestamp((p_id >> 20) / 1000.0)
 $$;
 
+-- Whether an ordered session's head is one that its blocked runs may wait for: live and not blocked itself, or failed
+-- for good where that stops the session.
+create function session_has_head(p_session ordered_session) returns boolean
+language sql stable
+set enable_seqscan = off
+as $$
+    select exists (select from run as r where r.id = p_session.head_id and r.state <> 'blocked')
+        or exists (select from run_history as h
+                   where h.id = p_session.head_id and h.finished_at >= run_created_at(p_session.head_id)
+                     and h.state = 'failed' and h.on_failure = 'block')
+$$;
+
 -- Changes a queue's limits, which hold from the next claim or enqueue on; makes the queue where there is none.
 --   p_limits  {"max_running", "max_running_per_tenant", "starts_per_period", "period_s", "max_queued",
 --             "max_queued_per_tenant"}: a number sets, null removes, what is absent stays
@@ -2271,6 +2428,358 @@ begin
 end
 $$;
 
+-- Part of sweep_queues: lanes whose floor hides runs lose it, and claims look from zero; parked lanes whose tenant has
+-- room are unparked; lanes without runs go. (The last break nothing: a claim that is full leaves those it emptied.)
+create function sweep_lanes(p_limit integer, p_notify boolean) returns table (kind text, repaired integer)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_after text[] := walk_from('lanes', 3);
+    v_last text[];
+    v_hidden lane[];
+    v_parked lane[];
+    v_empty lane[];
+    v_repaired integer;
+begin
+    with walked as materialized (
+        select l as lane from lane as l
+        where (l.queue, l.tenant_id, l.task) > (v_after[1], v_after[2], v_after[3])
+        order by l.queue, l.tenant_id, l.task
+        limit p_limit
+    )
+    select array_agg(w.lane) filter (where floor_hides_runs(w.lane)),
+           array_agg(w.lane) filter (where (w.lane).parked and tenant_has_room((w.lane).queue, (w.lane).tenant_id)),
+           array_agg(w.lane) filter (where not lane_has_runs(w.lane)),
+           (array_agg(array[(w.lane).queue, (w.lane).tenant_id, (w.lane).task]
+                      order by (w.lane).queue, (w.lane).tenant_id, (w.lane).task))[p_limit:p_limit]
+    into v_hidden, v_parked, v_empty, v_last
+    from walked as w;
+    perform walk_reached('lanes', v_last);
+
+    if v_hidden is not null or v_parked is not null then
+        v_hidden := array(
+            select l from lane as l
+            join unnest(v_hidden || v_parked) as i
+                on l.queue = i.queue and l.tenant_id = i.tenant_id and l.task = i.task
+            order by l.queue, l.tenant_id, l.task
+            for no key update of l skip locked);
+
+        update lane as l
+        set floor_priority = null, floor_id = null, next_priority = null, next_id = null, next_xid = null
+        from unnest(v_hidden) as i
+        where l.queue = i.queue and l.tenant_id = i.tenant_id and l.task = i.task and floor_hides_runs(l);
+        get diagnostics v_repaired = row_count;
+        if v_repaired > 0 then
+            return query select 'run below its lane''s floor', v_repaired;
+        end if;
+
+        update lane as l
+        set parked = false, virtual_time = greatest(l.virtual_time, least_virtual_time(l.queue))
+        from unnest(v_hidden) as i
+        where l.queue = i.queue and l.tenant_id = i.tenant_id and l.task = i.task
+          and l.parked and tenant_has_room(l.queue, l.tenant_id);
+        get diagnostics v_repaired = row_count;
+        if v_repaired > 0 then
+            return query select 'parked lane with room', v_repaired;
+        end if;
+        if p_notify then
+            perform notify_queues(array(select distinct i.queue from unnest(v_hidden) as i));
+        end if;
+    end if;
+
+    select sum(remove_empty_lanes(e.queue, e.tenants, e.tasks)) into v_repaired
+    from (select i.queue, array_agg(i.tenant_id) as tenants, array_agg(i.task) as tasks
+          from unnest(v_empty) as i group by i.queue) as e;
+    if v_repaired > 0 then
+        return query select 'lane without runs', v_repaired;
+    end if;
+end
+$$;
+
+-- Part of sweep_queues: queued runs whose lane is missing get it back. Goes from one (queue, tenant, task) with queued
+-- runs to the next by the ready indexes, an index descent each, however many runs they have. (Suspect runs need no lane.)
+create function sweep_queued(p_limit integer, p_notify boolean) returns table (kind text, repaired integer)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_after text[] := walk_from('queued', 3);
+    v_last text[];
+    v_queues text[];
+    v_tenants text[];
+    v_tasks text[];
+begin
+    with recursive fresh as (
+        (select r.queue, r.tenant_id, r.task, 1 as place from run as r
+         where r.state = 'queued' and r.fresh and (r.queue, r.tenant_id, r.task) > (v_after[1], v_after[2], v_after[3])
+         order by r.queue, r.tenant_id, r.task
+         limit 1)
+        union all
+        select n.queue, n.tenant_id, n.task, w.place + 1
+        from fresh as w
+        cross join lateral (
+            select r.queue, r.tenant_id, r.task from run as r
+            where r.state = 'queued' and r.fresh and (r.queue, r.tenant_id, r.task) > (w.queue, w.tenant_id, w.task)
+            order by r.queue, r.tenant_id, r.task
+            limit 1) as n
+        where w.place < p_limit
+    ),
+    returned as (
+        (select r.queue, r.tenant_id, r.task, 1 as place from run as r
+         where r.state = 'queued' and not r.fresh and not r.suspect
+           and (r.queue, r.tenant_id, r.task) > (v_after[1], v_after[2], v_after[3])
+         order by r.queue, r.tenant_id, r.task
+         limit 1)
+        union all
+        select n.queue, n.tenant_id, n.task, w.place + 1
+        from returned as w
+        cross join lateral (
+            select r.queue, r.tenant_id, r.task from run as r
+            where r.state = 'queued' and not r.fresh and not r.suspect
+              and (r.queue, r.tenant_id, r.task) > (w.queue, w.tenant_id, w.task)
+            order by r.queue, r.tenant_id, r.task
+            limit 1) as n
+        where w.place < p_limit
+    ),
+    walked as materialized (
+        select * from fresh union all select * from returned
+    ),
+    without as (
+        select distinct w.queue, w.tenant_id, w.task from walked as w
+        where not exists (select from lane as l
+                          where l.queue = w.queue and l.tenant_id = w.tenant_id and l.task = w.task)
+    )
+    select (select array_agg(w.queue order by w.queue, w.tenant_id, w.task) from without as w),
+           (select array_agg(w.tenant_id order by w.queue, w.tenant_id, w.task) from without as w),
+           (select array_agg(w.task order by w.queue, w.tenant_id, w.task) from without as w),
+           -- Where both stopped early, the one that is behind: what the other saw beyond it, it sees again.
+           (select array[w.queue, w.tenant_id, w.task] from walked as w
+            where w.place = p_limit order by w.queue, w.tenant_id, w.task limit 1)
+    into v_queues, v_tenants, v_tasks, v_last;
+    perform walk_reached('queued', v_last);
+    if v_queues is not null then
+        perform hold_lanes(v_queues, v_tenants, v_tasks);
+        if p_notify then
+            perform notify_queues(v_queues);
+        end if;
+        return query select 'queued run without lane', cardinality(v_queues);
+    end if;
+end
+$$;
+
+-- Looks for what the engine's invariants forbid, and repairs it: what nobody foresaw, or did by hand, must not strand a
+-- run for ever. Answers what it repaired, by kind; nothing where all is well. Each call looks at up to p_limit places of
+-- each kind, goes on where the last call stopped, and begins anew after the end. One sweep at a time; another answers nothing.
+-- It sees others' transactions from outside, as they began or as they ended, and in both states the invariants hold:
+-- what one statement finds broken is broken. Each repair then locks what it found, skips what is held, and looks again.
+create function sweep_queues(p_limit integer default 5000, p_notify boolean default true)
+returns table (kind text, repaired integer)
+language plpgsql
+as $$
+begin
+    perform assert_read_committed();
+    if not pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.sweep', 0)) then
+        return;
+    end if;
+    return query select * from sweep_workers(p_limit, p_notify);
+    return query select * from sweep_sessions(p_limit, p_notify);
+    return query select * from sweep_queued(p_limit, p_notify);
+    return query select * from sweep_lanes(p_limit, p_notify);
+end
+$$;
+
+-- Part of sweep_queues: ordered sessions whose head is gone, and blocked runs whose session has no row. The next run by
+-- number is promoted; a session without one goes. If an ordered run of the session is live after all, that is its head:
+-- two must never go at once.
+-- A session that waits for a failed run does so for as long as history keeps it: then its head is gone.
+create function sweep_sessions(p_limit integer, p_notify boolean) returns table (kind text, repaired integer)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_after text[] := walk_from('sessions', 2);
+    v_blocked_after text[] := walk_from('blocked sessions', 2);
+    v_last text[];
+    v_headless ordered_session[];
+    v_missing text[];
+    v_missing_tenants text[];
+    v_locked ordered_session[];
+    v_made integer;
+    v_repaired integer;
+begin
+    with walked as materialized (
+        select s as session from ordered_session as s
+        where (s.tenant_id, s.session_id) > (v_after[1], v_after[2])
+        order by s.tenant_id, s.session_id
+        limit p_limit
+    )
+    select array_agg(w.session) filter (where not session_has_head(w.session)),
+           (array_agg(array[(w.session).tenant_id, (w.session).session_id]
+                      order by (w.session).tenant_id, (w.session).session_id))[p_limit:p_limit]
+    into v_headless, v_last
+    from walked as w;
+    perform walk_reached('sessions', v_last);
+
+    with recursive walked as (
+        (select r.tenant_id, r.session_id, 1 as place from run as r
+         where r.state = 'blocked' and (r.tenant_id, r.session_id) > (v_blocked_after[1], v_blocked_after[2])
+         order by r.tenant_id, r.session_id
+         limit 1)
+        union all
+        select n.tenant_id, n.session_id, w.place + 1
+        from walked as w
+        cross join lateral (
+            select r.tenant_id, r.session_id from run as r
+            where r.state = 'blocked' and (r.tenant_id, r.session_id) > (w.tenant_id, w.session_id)
+            order by r.tenant_id, r.session_id
+            limit 1) as n
+        where w.place < p_limit
+    )
+    select array_agg(w.tenant_id) filter (where s.tenant_id is null),
+           array_agg(w.session_id) filter (where s.tenant_id is null),
+           array_agg(array[w.tenant_id, w.session_id]) filter (where w.place = p_limit)
+    into v_missing_tenants, v_missing, v_last
+    from walked as w
+    left join ordered_session as s on s.tenant_id = w.tenant_id and s.session_id = w.session_id;
+    perform walk_reached('blocked sessions', v_last);
+
+    if v_missing is null and v_headless is null then
+        return;
+    end if;
+    -- No run has the id 0: a head that is gone, for the repair below. Made, the row is locked.
+    with made as (
+        insert into ordered_session as s (tenant_id, session_id, last_no, head_id)
+        select i.tenant_id, i.session_id, l.order_no, 0
+        from unnest(v_missing_tenants, v_missing) as i(tenant_id, session_id)
+        cross join lateral (
+            select r.order_no from run as r
+            where r.tenant_id = i.tenant_id and r.session_id = i.session_id and r.state = 'blocked'
+            order by r.order_no desc
+            limit 1) as l
+        order by i.tenant_id, i.session_id
+        on conflict do nothing
+        returning s as session
+    )
+    select count(*), coalesce(v_headless, '{}') || coalesce(array_agg(m.session), '{}') into v_made, v_headless
+    from made as m;
+
+    v_locked := array(
+        select s from ordered_session as s
+        join unnest(v_headless) as i on i.tenant_id = s.tenant_id and i.session_id = s.session_id
+        order by s.tenant_id, s.session_id
+        for no key update of s skip locked);
+    update ordered_session as s
+    set head_id = l.id, last_no = greatest(s.last_no, l.order_no)
+    from unnest(v_locked) as i
+    cross join lateral (
+        select r.id, r.order_no from run as r
+        where r.tenant_id = i.tenant_id and r.session_id = i.session_id and r.order_no is not null and r.state <> 'blocked'
+        order by r.order_no
+        limit 1) as l
+    where s.tenant_id = i.tenant_id and s.session_id = i.session_id and not session_has_head(s);
+    get diagnostics v_repaired = row_count;
+
+    v_locked := array(
+        select s from ordered_session as s
+        join unnest(v_locked) as i on i.tenant_id = s.tenant_id and i.session_id = s.session_id
+        where not session_has_head(s));
+    perform advance_sessions(array_agg(s.head_id), array_agg(s.tenant_id), array_agg(s.session_id),
+                             array_agg(0::bigint), p_notify)
+    from unnest(v_locked) as s
+    having count(*) > 0;
+    v_repaired := v_repaired + cardinality(v_locked) - v_made;
+    return query
+    select s.kind, s.repaired
+    from (values ('blocked run without session', v_made), ('session without head', v_repaired)) as s(kind, repaired)
+    where s.repaired > 0;
+end
+$$;
+
+-- Part of sweep_queues: gives back running runs whose worker's row is gone, and takes away workers that have been silent
+-- for an hour: by then nobody's patience with a silent worker can still hold.
+create function sweep_workers(p_limit integer, p_notify boolean) returns table (kind text, repaired integer)
+language plpgsql
+set enable_seqscan = off
+as $$
+declare
+    v_gone bigint[];
+begin
+    v_gone := array(
+        select distinct r.worker_id from run as r
+        where r.state = 'running' and not exists (select from worker as w where w.id = r.worker_id)
+        limit p_limit);
+    return query
+    select s.kind, s.repaired
+    from (select 'running run without worker', requeue_workers_runs(v_gone, p_limit, p_notify)
+          where v_gone <> '{}') as s(kind, repaired)
+    where s.repaired > 0;
+    return query
+    select 'silent worker', s.workers from rescue_runs(interval '1 hour', p_limit, p_notify) as s where s.workers > 0;
+end
+$$;
+
+-- Whether a tenant may start a run in a queue, as far as the tenant is concerned: neither paused nor at its cap there.
+create function tenant_has_room(p_queue text, p_tenant text) returns boolean
+language sql stable
+set enable_seqscan = off
+as $$
+    select exists (select from tenant as t where t.id = p_tenant and not t.paused)
+       and not exists (
+        select from queue as q
+        where q.name = p_queue
+          and q.max_running_per_tenant <= (
+            select count(*)
+            from (select from run as r
+                  where r.queue = p_queue and r.tenant_id = p_tenant and r.state = 'running'
+                  limit q.max_running_per_tenant) as slot))
+$$;
+
+-- Deletes what is older than p_keep from the default partitions, where days land that nobody prepared: p_limit rows of
+-- each at most. Checkpoints stay as long as their run is live or in history. Returns how many rows went.
+create function trim_default_partitions(p_keep interval, p_limit integer default 10000) returns table (trimmed integer)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_before timestamptz := date_trunc('day', least(engine_now() - p_keep, engine_now()), 'utc');
+    v_first_id bigint := first_run_id((v_before at time zone 'utc')::date);
+    v_runs integer;
+    v_checkpoints integer;
+begin
+    -- Nothing finishes before the time in its id: what is old enough has a lesser one.
+    delete from run_history_default as h
+    using (select o.id, o.finished_at from run_history_default as o
+           where o.id < v_first_id and o.finished_at < v_before
+           order by o.id
+           limit p_limit
+           for update skip locked) as o
+    where h.id = o.id and h.finished_at = o.finished_at;
+    get diagnostics v_runs = row_count;
+
+    delete from checkpoint_default as c
+    using (select o.run_id, o.step from checkpoint_default as o
+           where o.run_id < v_first_id
+             and not exists (select from run as r where r.id = o.run_id)
+             and not exists (select from run_history as h
+                             where h.id = o.run_id and h.finished_at >= run_created_at(o.run_id))
+           order by o.run_id
+           limit p_limit
+           for update skip locked) as o
+    where c.run_id = o.run_id and c.step = o.step;
+    get diagnostics v_checkpoints = row_count;
+    return query select v_runs + v_checkpoints;
+end
+$$;
+
 -- Lets claims look at these (queue, tenant) lanes again. Wrongly done, the next claim parks them anew.
 -- Locks first: a claim that is about to park such a lane has it locked, and its decision, made before what happened here,
 -- must not come last.
@@ -2317,6 +2826,8 @@ declare
     v_tasks text[];
 begin
     perform assert_read_committed();
+    -- A claim whose connection was cut may still be under way here: its runs, too, must be seen below.
+    perform from worker as w where w.id = p_worker for update;
     perform lock_ordered_sessions(
         array(select r.id from run as r where r.worker_id = p_worker and r.state = 'running' and r.cancel_requested), true);
     with released as (
@@ -2378,6 +2889,24 @@ begin
     return query
     select coalesce(cardinality(v_queues), 0), (select min(r.run_at) from run as r where r.state = 'scheduled');
 end
+$$;
+
+-- The key of p_columns columns after which a walk of sweep_queues goes on; empty strings, before every key, where it begins.
+create function walk_from(p_walk text, p_columns integer) returns text[]
+language sql stable
+as $$
+    select coalesce((select w.reached from sweep_walk as w where w.name = p_walk), array_fill(''::text, array[p_columns]))
+$$;
+
+-- Keeps how far a walk of sweep_queues has come: the key it looked at last, alone or as an array of one. Nothing: it came
+-- to the end, and begins anew.
+create function walk_reached(p_walk text, p_key text[]) returns void
+language sql
+as $$
+    delete from sweep_walk as w where w.name = p_walk and coalesce(p_key, '{}') = '{}';
+    insert into sweep_walk as w (name, reached)
+    select p_walk, array(select unnest(p_key)) where p_key <> '{}'
+    on conflict (name) do update set reached = excluded.reached;
 $$;
 
 -- Cron schedules: which run comes when. Rows may also be written by plain SQL: a scheduler works out `next_at`, and what
@@ -3539,8 +4068,9 @@ create type procrastinate_job_to_defer_v1 as (
 
 -- attempts: failed ones; procrastinate counts a job's last attempt as well, once it has ended.
 create view procrastinate_live_jobs as
-select r.id, r.queue as queue_name, r.task as task_name, r.priority, null::text as lock, r.unique_key as queueing_lock,
-       r.args, (case r.state when 'running' then 'doing' else 'todo' end)::procrastinate_job_status as status,
+select r.id, r.queue as queue_name, r.task as task_name, r.priority,
+       case when r.order_no is not null then r.session_id end as lock, r.unique_key as queueing_lock, r.args,
+       (case r.state when 'running' then 'doing' else 'todo' end)::procrastinate_job_status as status,
        r.run_at as scheduled_at, r.failures as attempts, r.cancel_requested and r.state = 'running' as abort_requested,
        r.worker_id
 from run as r;
@@ -3550,7 +4080,8 @@ select j.id, j.queue_name, j.task_name, j.priority, j.lock, j.queueing_lock, j.a
        j.attempts, j.abort_requested, j.worker_id
 from procrastinate_live_jobs as j
 union all
-select h.id, h.queue, h.task, h.priority, null, null, h.args,
+select h.id, h.queue, h.task, h.priority,
+       case when h.order_no is not null then h.session_id end, null, h.args,
        -- Only a run that was running when it was cancelled still has its worker.
        (case when h.state = 'cancelled' and h.worker_id is not null then 'aborted'
              else h.state end)::procrastinate_job_status,
@@ -3589,6 +4120,7 @@ as $$
 declare
     v_run run;
 begin
+    perform lock_ordered_sessions(array[p_job], true);
     select r.* into v_run from run as r where r.id = p_job for no key update;
     if not found or (v_run.state = 'running' and not p_abort) then
         return null;
@@ -3605,7 +4137,7 @@ $$;
 
 -- Stock clients' defer: all of the batch or nothing, for the tenant 'default'. Returns ids in the order given.
 --   queueing_lock  a uniqueness key; a second one is refused under the constraint's name that clients look for
---   lock           refused: ordered sessions are not built yet, and to run it unordered would break its promise
+--   lock           the job is one of the ordered runs of this session; a failed one lets the session go on
 create function procrastinate_defer_jobs_v1(p_jobs procrastinate_job_to_defer_v1[]) returns bigint[]
 language plpgsql
 as $$
@@ -3620,9 +4152,6 @@ begin
         return '{}';
     end if;
     foreach v_job in array p_jobs loop
-        if v_job.lock is not null then
-            perform procrastinate_refuse_lock(v_job.lock);
-        end if;
         if v_job.queue_name !~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$' then
             raise exception 'queue % is not a name', quote_literal(v_job.queue_name)
                 using errcode = 'HW016', hint = 'use up to 128 letters, digits and . _ : - beginning with a letter or digit';
@@ -3638,20 +4167,25 @@ begin
            min(j.queueing_lock) filter (where e.status = 'not_unique')
     into v_ids, v_status, v_lock
     from enqueue_runs(
-        array(select 'default'::text from unnest(p_jobs)),
-        array(select j.task_name::text from unnest(p_jobs) with ordinality as j order by j.ordinality),
-        array(select coalesce(j.args, '{}')::text from unnest(p_jobs) with ordinality as j order by j.ordinality),
-        array(select j.queue_name::text from unnest(p_jobs) with ordinality as j order by j.ordinality),
-        array(select j.priority from unnest(p_jobs) with ordinality as j order by j.ordinality),
-        array(select j.scheduled_at from unnest(p_jobs) with ordinality as j order by j.ordinality),
-        null, null,
-        array(select j.queueing_lock from unnest(p_jobs) with ordinality as j order by j.ordinality)) as e
+        p_tenants => array(select 'default'::text from unnest(p_jobs)),
+        p_tasks => array(select j.task_name::text from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        p_args => array(select coalesce(j.args, '{}')::text from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        p_queues => array(select j.queue_name::text from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        p_priorities => array(select j.priority from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        p_run_ats => array(select j.scheduled_at from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        p_sessions => array(select j.lock from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        p_unique => array(select j.queueing_lock from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        p_orders => array(select case when j.lock is not null then 'skip' end
+                          from unnest(p_jobs) with ordinality as j order by j.ordinality)) as e
     join unnest(p_jobs) with ordinality as j on j.ordinality = e.ord;
 
     if v_status = 'not_unique' then
         raise exception 'a job with the queueing lock % is already queued', quote_literal(v_lock)
             using errcode = 'unique_violation', constraint = 'procrastinate_jobs_queueing_lock_idx_v1',
                   detail = format('Key (queueing_lock)=(%s) already exists.', v_lock);
+    elsif v_status = 'queue_full' then
+        raise exception 'a queue of these jobs has as many queued runs as it may'
+            using errcode = 'HW018', hint = 'try again in a second, or raise max_queued: select * from ops.queues';
     elsif v_status is not null then
         raise exception 'the tenant ''default'', to whom procrastinate''s jobs belong, is unknown'
             using errcode = 'HW009', hint = 'create it: select * from create_tenant(''default'', ''Default'')';
@@ -3709,17 +4243,41 @@ create trigger procrastinate_delete_job instead of delete on procrastinate_jobs
 for each row execute function procrastinate_delete_job();
 
 -- Takes finished runs out of history. Only those of 'default', the tenant of stock clients: other tenants' history is
--- theirs, and goes when its day's partition is dropped.
+-- theirs, and goes when its day's partition is dropped. A failed run that its session waits for stays, to be requeued or
+-- discarded: without it the session would wait forever.
 create function procrastinate_delete_runs(p_runs bigint[]) returns void
 language sql
 as $$
     delete from run_history as h
     where h.id = any (p_runs) and h.tenant_id = 'default'
       and h.finished_at >= (select run_created_at(min(i)) from unnest(p_runs) as i)
+      and not exists (select from ordered_session as s
+                      where s.tenant_id = h.tenant_id and s.session_id = h.session_id and s.head_id = h.id)
 $$;
 
--- Gives a stock worker one run of a plain task; a row of nulls where there is none. p_queues null: any queue.
+-- Writes how the attempt of a held run ended; p_outcome as in flush. A stock worker would not send it again: what flush
+-- could not write is raised.
+create function procrastinate_end_attempt(p_run run, p_outcome text, p_error text, p_at timestamptz default null)
+returns void
+language plpgsql
+as $$
+declare
+    v_status text;
+begin
+    select f.status into v_status
+    from flush(array[p_run.id], array[p_run.attempt], array['outcome'], array[p_outcome], array[p_error],
+               array[null::text], array[p_at]) as f;
+    if v_status <> 'ok' then
+        raise exception 'job % was changed by somebody else while it ended: %', p_run.id, v_status
+            using errcode = 'HW001', hint = 'its attempt is over, or was ended twice at once: look at its status';
+    end if;
+end
+$$;
+
+-- Gives a stock worker one run of a plain task; a row of nulls where there is none. p_queues null: any queue but
+-- 'howdah', whose tasks are the engine's own: a stock worker has none of them, and would fail their runs.
 -- Workflows are left to Howdah's workers: a stock worker would run them without their checkpoints.
+-- A suspect run goes to a worker that runs nothing, and that is given nothing more until it has ended: see claim_suspect.
 create function procrastinate_fetch_job_v2(p_queues character varying[], p_worker bigint) returns procrastinate_jobs
 language plpgsql
 as $$
@@ -3727,25 +4285,37 @@ declare
     v_job procrastinate_jobs;
     v_id bigint;
     v_queues text[];
+    v_suspects text[];
 begin
     -- The claim locks it too; it is taken first, because a rescue under way makes us wait for it.
     perform from worker as w where w.id = p_worker for key share;
+    if exists (select from run as r where r.worker_id = p_worker and r.state = 'running' and r.suspect) then
+        return null;
+    end if;
     perform from wake_due_runs();
 
     -- One run a call: in a fixed order of queues, a busy first one would starve the others.
     select array_agg(q.name order by random()) into v_queues
     from queue as q
-    where p_queues is null or q.name = any (p_queues);
+    where case when p_queues is null then q.name <> 'howdah' else q.name = any (p_queues) end;
     if v_queues is null then
         return null;
     end if;
     -- One fetch at a time, and nothing below waits: beside another's claim the queue would look empty, and a stock worker
     -- that finds nothing sleeps for seconds.
     perform pg_advisory_xact_lock(hashtextextended(current_schema() || '.procrastinate_fetch', 0));
-    select c.run_id into v_id from claim_runs(
-        p_worker, v_queues, 1,
-        array(select l.task from unnest(v_queues) as q(name), unnest(lane_tasks(q.name)) as l(task)
-              except select t.name from task as t where t.kind = 'workflow')) as c;
+    select array_agg(s.task) into v_suspects
+    from (select r.task from run as r where r.queue = any (v_queues) and r.state = 'queued' and r.suspect
+          except select t.name from task as t where t.kind = 'workflow') as s;
+    if v_suspects is not null and not exists (select from run as r where r.worker_id = p_worker and r.state = 'running') then
+        select c.run_id into v_id from claim_suspect(p_worker, v_queues, v_suspects) as c;
+    end if;
+    if v_id is null then
+        select c.run_id into v_id from claim_runs(
+            p_worker, v_queues, 1,
+            array(select l.task from unnest(v_queues) as q(name), unnest(lane_tasks(q.name)) as l(task)
+                  except select t.name from task as t where t.kind = 'workflow')) as c;
+    end if;
     select j.* into v_job from procrastinate_live_jobs as j where j.id = v_id;
     return v_job;
 end
@@ -3764,13 +4334,15 @@ begin
             using errcode = 'HW016', hint = 'use succeeded, failed or aborted';
     end if;
     v_run := procrastinate_hold_run(p_job);
-    perform from flush(
-        array[p_job], array[v_run.attempt], array['outcome'],
-        array[case p_status when 'aborted' then 'cancelled' else p_status::text end],
-        array[case p_status
-                  when 'failed' then '{"type": "JobFailed", "message": "failed; its procrastinate worker logged why"}'
-                  when 'aborted' then '{"type": "JobAborted", "message": "aborted by its procrastinate worker"}' end],
-        array[null::text], array[null::timestamptz]);
+    perform procrastinate_end_attempt(
+        v_run, case p_status when 'aborted' then 'cancelled' else p_status::text end,
+        case p_status
+            when 'failed' then '{"type": "JobFailed", "message": "failed; its procrastinate worker logged why"}'
+            when 'aborted' then '{"type": "JobAborted", "message": "aborted by its procrastinate worker"}' end);
+    if v_run.order_no is not null then
+        -- The next job of its lock may wait for nothing else; stock workers hear of new jobs only.
+        perform procrastinate_notify('job_inserted', p_job, array[v_run.queue]);
+    end if;
     if p_delete then
         perform procrastinate_delete_runs(array[p_job]);
     end if;
@@ -3779,6 +4351,7 @@ $$;
 
 -- Locks the run that a stock worker means and returns it. Stock clients show no attempt, so this is the fence that is
 -- left: the run must be running, and on a stock worker. (That it is another stock worker's cannot be seen.)
+-- Its lock, an ordered session, is locked first and waited for: a stock worker says how a job ended only once.
 create function procrastinate_hold_run(p_job bigint) returns run
 language plpgsql
 as $$
@@ -3786,6 +4359,7 @@ declare
     v_run run;
 begin
     perform assert_read_committed();
+    perform lock_ordered_sessions(array[p_job], true);
     select r.* into v_run from run as r where r.id = p_job for no key update;
     if v_run.state = 'running'
         and exists (select from worker as w where w.id = v_run.worker_id and w.name like 'procrastinate:%') then
@@ -3841,16 +4415,6 @@ begin
 end
 $$;
 
--- Says that `lock` cannot be honoured, rather than run such jobs out of order.
-create function procrastinate_refuse_lock(p_lock text) returns void
-language plpgsql
-as $$
-begin
-    raise exception 'lock % cannot be honoured: ordered sessions are not built yet', quote_literal(p_lock)
-        using errcode = 'HW010', hint = 'leave lock out where order does not matter; queueing_lock works';
-end
-$$;
-
 -- A stock worker announces itself. Its name's beginning tells it from Howdah's own: it heartbeats more slowly.
 create function procrastinate_register_worker_v1() returns table (worker_id bigint)
 language sql
@@ -3858,8 +4422,39 @@ as $$
     select w.worker_id from register_worker('procrastinate:' || pg_backend_pid(), '{}') as w
 $$;
 
+-- Brings a job that failed for good back from history; its failures are counted on. See procrastinate_retry_job_v2.
+-- A lock has gone on without it, so it goes to its lock's end.
+create function procrastinate_retry_failed_job(
+    p_job bigint, p_retry_at timestamptz, p_priority integer, p_queue text, p_lock text
+) returns void
+language plpgsql
+as $$
+declare
+    v_old run_history;
+    v_run run;
+begin
+    select h.* into v_old from run_history as h where h.id = p_job and h.finished_at >= run_created_at(p_job);
+    if p_lock is not null and (v_old.order_no is null or v_old.session_id <> p_lock) then
+        -- It leaves its session, which may wait for it, before it joins another.
+        perform from discard_runs(null, array[p_job]);
+        update run_history as h set session_id = p_lock, order_no = 0, on_failure = 'skip'
+        where h.id = p_job and h.finished_at = v_old.finished_at;
+    end if;
+    -- Back under the run's lock: nobody can claim it before this transaction has said when.
+    perform from requeue_runs(null, array[p_job], p_notify => false);
+    update run as r
+    set failures = v_old.failures, priority = coalesce(p_priority, r.priority), queue = coalesce(p_queue, r.queue),
+        run_at = p_retry_at,
+        state = case when r.state = 'blocked' then 'blocked'
+                     when p_retry_at > engine_now() then 'scheduled' else 'queued' end
+    where r.id = p_job
+    returning r.* into v_run;
+    perform hold_lanes(array[v_run.queue], array[v_run.tenant_id], array[v_run.task]);
+end
+$$;
+
 -- Runs a job again at p_retry_at: one that its stock worker has just failed, or one that failed for good.
--- A running job that was asked to abort fails instead. New priority and queue: null leaves them as they are.
+-- A running job that was asked to abort fails instead. New priority, queue and lock: null leaves them as they are.
 create function procrastinate_retry_job_v2(
     p_job bigint,
     p_retry_at timestamptz,
@@ -3869,44 +4464,67 @@ create function procrastinate_retry_job_v2(
 ) returns void
 language plpgsql
 as $$
+begin
+    insert into queue (name) select p_queue where p_queue is not null on conflict do nothing;
+    if exists (select from run_history as h
+               where h.id = p_job and h.finished_at >= run_created_at(p_job) and h.state = 'failed') then
+        perform procrastinate_retry_failed_job(p_job, p_retry_at, p_priority, p_queue, p_lock);
+    else
+        perform procrastinate_retry_running_job(p_job, p_retry_at, p_priority, p_queue, p_lock);
+    end if;
+    perform notify_queues(array(select r.queue from run as r where r.id = p_job));
+    perform procrastinate_notify('job_inserted', p_job, array(select r.queue from run as r where r.id = p_job));
+end
+$$;
+
+-- Ends the attempt of a stock worker's job as failed, to be tried again. See procrastinate_retry_job_v2.
+-- With the lock that it had, it stays the first of it; with a new one it goes to that one's end, and the old one goes on.
+create function procrastinate_retry_running_job(
+    p_job bigint, p_retry_at timestamptz, p_priority integer, p_queue text, p_lock text
+) returns void
+language plpgsql
+as $$
 declare
     v_run run;
-    v_failures integer;
+    v_no bigint;
+    v_head boolean;
 begin
-    if p_lock is not null then
-        perform procrastinate_refuse_lock(p_lock);
-    end if;
-    insert into queue (name) select p_queue where p_queue is not null on conflict do nothing;
-
-    select h.failures into v_failures
-    from run_history as h
-    where h.id = p_job and h.finished_at >= run_created_at(p_job) and h.state = 'failed';
-    if found then
-        -- Back under the run's lock: nobody can claim it before this transaction has said when.
-        perform from requeue_runs(null, array[p_job], p_notify => false);
-        update run as r
-        set failures = v_failures, priority = coalesce(p_priority, r.priority), queue = coalesce(p_queue, r.queue),
-            state = case when p_retry_at > engine_now() then 'scheduled' else 'queued' end, run_at = p_retry_at
-        where r.id = p_job
-        returning r.* into v_run;
-        perform hold_lanes(array[v_run.queue], array[v_run.tenant_id], array[v_run.task]);
-    else
-        v_run := procrastinate_hold_run(p_job);
-        if v_run.cancel_requested then
-            perform procrastinate_finish_job_v1(p_job, 'failed', false);
-            return;
+    select r.* into v_run from run as r where r.id = p_job;
+    if v_run.id is not null and p_lock is not null and (v_run.order_no is null or v_run.session_id <> p_lock) then
+        -- Both sessions before the run, in everybody's order.
+        if v_run.session_id < p_lock then
+            perform lock_ordered_sessions(array[p_job], true);
         end if;
-        update run as r
-        set priority = coalesce(p_priority, r.priority), queue = coalesce(p_queue, r.queue)
-        where r.id = p_job
-        returning r.* into v_run;
-        perform from flush(
-            array[p_job], array[v_run.attempt], array['outcome'], array['retry'],
-            array['{"type": "JobFailed", "message": "failed, to be retried; its procrastinate worker logged why"}'],
-            array[null::text], array[p_retry_at], false);
+        select n.order_no, n.head into v_no, v_head
+        from number_ordered_runs(array[p_job], array[v_run.tenant_id], array[p_lock], array['skip']) as n;
     end if;
-    perform notify_queues(array[v_run.queue]);
-    perform procrastinate_notify('job_inserted', p_job, array[v_run.queue]);
+
+    v_run := procrastinate_hold_run(p_job);
+    if v_run.cancel_requested then
+        perform procrastinate_finish_job_v1(p_job, 'failed', false);
+        if v_no is not null then
+            -- It has a place in the new session, but does not come.
+            perform advance_sessions(array[p_job], array[v_run.tenant_id], array[p_lock], array[v_no], true);
+        end if;
+        return;
+    end if;
+    update run as r
+    set priority = coalesce(p_priority, r.priority), queue = coalesce(p_queue, r.queue),
+        session_id = case when v_no is null then r.session_id else p_lock end, order_no = coalesce(v_no, r.order_no),
+        on_failure = case when v_no is null then r.on_failure else 'skip' end
+    where r.id = p_job;
+    if v_no is not null and v_run.order_no is not null then
+        perform advance_sessions(
+            array[p_job], array[v_run.tenant_id], array[v_run.session_id], array[v_run.order_no], true);
+    end if;
+    perform procrastinate_end_attempt(
+        v_run, 'retry', '{"type": "JobFailed", "message": "failed, to be retried; its procrastinate worker logged why"}',
+        p_retry_at);
+    if not v_head then
+        update run as r set state = 'blocked' where r.id = p_job;
+    end if;
+    -- The attempt's slot was one of the queue that the job has just left.
+    perform free_slots(array[v_run.queue], array[v_run.tenant_id]);
 end
 $$;
 

@@ -6,6 +6,7 @@ as $$
 declare
     v_run run;
 begin
+    perform lock_ordered_sessions(array[p_job], true);
     select r.* into v_run from run as r where r.id = p_job for no key update;
     if not found or (v_run.state = 'running' and not p_abort) then
         return null;

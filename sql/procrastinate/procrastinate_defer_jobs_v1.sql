@@ -1,6 +1,6 @@
 -- Stock clients' defer: all of the batch or nothing, for the tenant 'default'. Returns ids in the order given.
 --   queueing_lock  a uniqueness key; a second one is refused under the constraint's name that clients look for
---   lock           refused: ordered sessions are not built yet, and to run it unordered would break its promise
+--   lock           the job is one of the ordered runs of this session; a failed one lets the session go on
 create function procrastinate_defer_jobs_v1(p_jobs procrastinate_job_to_defer_v1[]) returns bigint[]
 language plpgsql
 as $$
@@ -15,9 +15,6 @@ begin
         return '{}';
     end if;
     foreach v_job in array p_jobs loop
-        if v_job.lock is not null then
-            perform procrastinate_refuse_lock(v_job.lock);
-        end if;
         if v_job.queue_name !~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$' then
             raise exception 'queue % is not a name', quote_literal(v_job.queue_name)
                 using errcode = 'HW016', hint = 'use up to 128 letters, digits and . _ : - beginning with a letter or digit';
@@ -33,20 +30,25 @@ begin
            min(j.queueing_lock) filter (where e.status = 'not_unique')
     into v_ids, v_status, v_lock
     from enqueue_runs(
-        array(select 'default'::text from unnest(p_jobs)),
-        array(select j.task_name::text from unnest(p_jobs) with ordinality as j order by j.ordinality),
-        array(select coalesce(j.args, '{}')::text from unnest(p_jobs) with ordinality as j order by j.ordinality),
-        array(select j.queue_name::text from unnest(p_jobs) with ordinality as j order by j.ordinality),
-        array(select j.priority from unnest(p_jobs) with ordinality as j order by j.ordinality),
-        array(select j.scheduled_at from unnest(p_jobs) with ordinality as j order by j.ordinality),
-        null, null,
-        array(select j.queueing_lock from unnest(p_jobs) with ordinality as j order by j.ordinality)) as e
+        p_tenants => array(select 'default'::text from unnest(p_jobs)),
+        p_tasks => array(select j.task_name::text from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        p_args => array(select coalesce(j.args, '{}')::text from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        p_queues => array(select j.queue_name::text from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        p_priorities => array(select j.priority from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        p_run_ats => array(select j.scheduled_at from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        p_sessions => array(select j.lock from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        p_unique => array(select j.queueing_lock from unnest(p_jobs) with ordinality as j order by j.ordinality),
+        p_orders => array(select case when j.lock is not null then 'skip' end
+                          from unnest(p_jobs) with ordinality as j order by j.ordinality)) as e
     join unnest(p_jobs) with ordinality as j on j.ordinality = e.ord;
 
     if v_status = 'not_unique' then
         raise exception 'a job with the queueing lock % is already queued', quote_literal(v_lock)
             using errcode = 'unique_violation', constraint = 'procrastinate_jobs_queueing_lock_idx_v1',
                   detail = format('Key (queueing_lock)=(%s) already exists.', v_lock);
+    elsif v_status = 'queue_full' then
+        raise exception 'a queue of these jobs has as many queued runs as it may'
+            using errcode = 'HW018', hint = 'try again in a second, or raise max_queued: select * from ops.queues';
     elsif v_status is not null then
         raise exception 'the tenant ''default'', to whom procrastinate''s jobs belong, is unknown'
             using errcode = 'HW009', hint = 'create it: select * from create_tenant(''default'', ''Default'')';

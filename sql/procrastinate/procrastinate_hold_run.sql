@@ -1,5 +1,6 @@
 -- Locks the run that a stock worker means and returns it. Stock clients show no attempt, so this is the fence that is
 -- left: the run must be running, and on a stock worker. (That it is another stock worker's cannot be seen.)
+-- Its lock, an ordered session, is locked first and waited for: a stock worker says how a job ended only once.
 create function procrastinate_hold_run(p_job bigint) returns run
 language plpgsql
 as $$
@@ -7,6 +8,7 @@ declare
     v_run run;
 begin
     perform assert_read_committed();
+    perform lock_ordered_sessions(array[p_job], true);
     select r.* into v_run from run as r where r.id = p_job for no key update;
     if v_run.state = 'running'
         and exists (select from worker as w where w.id = v_run.worker_id and w.name like 'procrastinate:%') then

@@ -3,8 +3,9 @@
 
 -- attempts: failed ones; procrastinate counts a job's last attempt as well, once it has ended.
 create view procrastinate_live_jobs as
-select r.id, r.queue as queue_name, r.task as task_name, r.priority, null::text as lock, r.unique_key as queueing_lock,
-       r.args, (case r.state when 'running' then 'doing' else 'todo' end)::procrastinate_job_status as status,
+select r.id, r.queue as queue_name, r.task as task_name, r.priority,
+       case when r.order_no is not null then r.session_id end as lock, r.unique_key as queueing_lock, r.args,
+       (case r.state when 'running' then 'doing' else 'todo' end)::procrastinate_job_status as status,
        r.run_at as scheduled_at, r.failures as attempts, r.cancel_requested and r.state = 'running' as abort_requested,
        r.worker_id
 from run as r;
@@ -14,7 +15,8 @@ select j.id, j.queue_name, j.task_name, j.priority, j.lock, j.queueing_lock, j.a
        j.attempts, j.abort_requested, j.worker_id
 from procrastinate_live_jobs as j
 union all
-select h.id, h.queue, h.task, h.priority, null, null, h.args,
+select h.id, h.queue, h.task, h.priority,
+       case when h.order_no is not null then h.session_id end, null, h.args,
        -- Only a run that was running when it was cancelled still has its worker.
        (case when h.state = 'cancelled' and h.worker_id is not null then 'aborted'
              else h.state end)::procrastinate_job_status,

@@ -15,6 +15,9 @@ from howdah.sql.pool import Connection
 EnqueueStatus = Literal["created", "existing", "conflict", "not_unique", "unknown_tenant", "queue_full"]
 OnFailure = Literal["skip", "block"]
 
+# What a sweep takes away though nothing is wrong with it; all else that it repairs should not have been.
+TIDIED = frozenset({"lane without runs", "silent worker"})
+
 
 @dataclass(frozen=True, slots=True)
 class NewRun:
@@ -319,3 +322,37 @@ async def pause_task(connection: Connection, task: str, paused: bool) -> None:
 async def set_tenant_weight(connection: Connection, tenant_id: str, weight: float) -> None:
     """Change a tenant's share of each queue beside the others' shares."""
     await connection.execute("select set_tenant_weight(%s, %s)", [tenant_id, weight])
+
+
+async def prepare_partitions(connection: Connection) -> list[str]:
+    """Names of the partitions made."""
+    cursor = await connection.execute("select created from prepare_partitions()")
+    return [row[0] for row in await cursor.fetchall()]
+
+
+async def drop_partition(connection: Connection, keep: timedelta) -> tuple[str, bool] | None:
+    """The next partition older than `keep` and whether it could be dropped now; None when there is none."""
+    cursor = await connection.execute("select partition, dropped from drop_partitions(%s)", [keep])
+    row = await cursor.fetchone()
+    return None if row is None else (row[0], row[1])
+
+
+async def trim_default_partitions(connection: Connection, keep: timedelta) -> int:
+    """How many rows older than `keep` were deleted, of days that had no partition; 0 when there are no more."""
+    row = await (await connection.execute("select trimmed from trim_default_partitions(%s)", [keep])).fetchone()
+    assert row is not None
+    trimmed: int = row[0]
+    return trimmed
+
+
+async def expire_idempotency_keys(connection: Connection) -> int:
+    """How many were deleted; 0 when there are no more."""
+    row = await (await connection.execute("select expired from expire_idempotency_keys()")).fetchone()
+    assert row is not None
+    expired: int = row[0]
+    return expired
+
+
+async def sweep_queues(connection: Connection) -> dict[str, int]:
+    """How much was repaired, by kind; empty where all is well."""
+    return dict(await (await connection.execute("select kind, repaired from sweep_queues()")).fetchall())

@@ -29,12 +29,14 @@ declare
     v_left integer := p_limit;
     v_room integer;
     v_cap integer;
+    v_held boolean := false;
     v_taken integer;
     v_started integer;
     v_queue text;
     v_tasks text[];
     v_tenants text[];
     v_lanes text[];
+    v_twins integer[];
     v_passed text[];
 begin
     perform assert_read_committed();
@@ -45,21 +47,25 @@ begin
     end if;
     foreach v_queue in array p_queues loop
         exit when v_left <= 0;
-        select q.room, q.per_tenant into v_room, v_cap from lock_queue(v_queue, v_left, v_left = p_limit) as q;
+        -- Waited for only while no other queue is held: workers come to their queues in any order.
+        select q.room, q.per_tenant, q.held or v_held into v_room, v_cap, v_held
+        from lock_queue(v_queue, v_left, v_left = p_limit and not v_held) as q;
         continue when v_room <= 0;
         v_tasks := open_tasks(v_queue, p_tasks);
         v_started := 0;
         v_passed := '{}';
         for v_round in 1..c_rounds loop
-            select l.tenants, l.tasks into v_tenants, v_lanes
+            select l.tenants, l.tasks, l.twins into v_tenants, v_lanes, v_twins
             from lock_lanes(v_queue, v_tasks, v_passed, least(c_lanes, greatest(v_room, 8))) as l;
             exit when v_tenants is null;
 
             return query
             with lanes as materialized (
-                select i.tenant_id, i.task, i.ord, l.virtual_time, l.floor_priority, l.floor_id
-                from unnest(v_tenants, v_lanes) with ordinality as i(tenant_id, task, ord)
-                join lane as l on l.queue = v_queue and l.tenant_id = i.tenant_id and l.task = i.task
+                select i.tenant_id, i.task, i.twin, i.ord, l.virtual_time, l.floor_priority, l.floor_id,
+                       i.twin = min(i.twin) over (partition by i.tenant_id, i.task) as read
+                from unnest(v_tenants, v_lanes, v_twins) with ordinality as i(tenant_id, task, twin, ord)
+                join lane as l
+                    on l.queue = v_queue and l.tenant_id = i.tenant_id and l.task = i.task and l.twin = i.twin
             ),
             tenants as materialized (
                 select s.*, ceil(v_room::numeric / greatest(count(*) filter (where s.room > 0) over (), 1)) as share
@@ -106,7 +112,7 @@ begin
                          order by -r.priority, r.id
                          limit t.share)
                     ) as r
-                    where l.tenant_id = t.id
+                    where l.tenant_id = t.id and l.read
                     order by r.rank, r.fresh, r.id
                     limit least(t.share, t.room)
                 ) as h
@@ -130,7 +136,7 @@ begin
                     next_id = case when l.next_xid > a.oldest or a.last is null then l.next_id else a.last[2] - c_margin end,
                     next_xid = case when l.next_xid > a.oldest or a.last is null then l.next_xid else a.newest end
                 from (
-                    select i.tenant_id, i.task, t.virtual_time + coalesce(g.taken, 0) / t.weight as virtual_time,
+                    select i.tenant_id, i.task, i.twin, t.virtual_time + coalesce(g.taken, 0) / t.weight as virtual_time,
                            t.room <= coalesce(g.taken, 0) and (v_cap is not null or t.room <= 0) as parked,
                            (select max(array[-h.priority, h.id]) from locked as h
                             where h.tenant_id = i.tenant_id and h.task = i.task and h.fresh) as last,
@@ -142,7 +148,7 @@ begin
                         on g.tenant_id = i.tenant_id
                     where g.taken > 0 or t.room <= 0
                 ) as a
-                where l.queue = v_queue and l.tenant_id = a.tenant_id and l.task = a.task
+                where l.queue = v_queue and l.tenant_id = a.tenant_id and l.task = a.task and l.twin = a.twin
             )
             update run as r
             set state = 'running', attempt = r.attempt + 1, worker_id = p_worker, claimed_at = v_now, run_at = null,
@@ -157,7 +163,7 @@ begin
             v_started := v_started + v_taken;
             exit when v_room <= 0;
 
-            perform remove_empty_lanes(v_queue, v_tenants, v_lanes);
+            perform remove_empty_lanes(v_queue, v_tenants, v_lanes, v_twins);
             if v_taken = 0 then
                 v_passed := v_passed || array(select i.tenant_id || '/' || i.task
                                               from unnest(v_tenants, v_lanes) as i(tenant_id, task));

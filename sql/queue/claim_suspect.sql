@@ -13,6 +13,7 @@ declare
     v_queue text;
     v_room integer;
     v_cap integer;
+    v_held boolean := false;
 begin
     perform assert_read_committed();
     perform from worker as w where w.id = p_worker for key share;
@@ -22,7 +23,7 @@ begin
     end if;
     foreach v_queue in array p_queues loop
         continue when not exists (select from run as r where r.queue = v_queue and r.state = 'queued' and r.suspect);
-        select q.room, q.per_tenant into v_room, v_cap from lock_queue(v_queue, 1) as q;
+        select q.room, q.per_tenant, q.held or v_held into v_room, v_cap, v_held from lock_queue(v_queue, 1, not v_held) as q;
         continue when v_room <= 0;
         return query
         with head as (

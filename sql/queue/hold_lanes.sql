@@ -1,7 +1,8 @@
 -- Makes sure that each (queue, tenant, task) has a lane and that nobody removes it before this transaction ends.
 -- A plain `do nothing` lost runs to a concurrent removal; `do update` would hide a tenant behind an open transaction:
--- so insert, then take a key share on what is there, and again if it went away in between.
--- A lane that begins, begins level with the least active one: what its tenant did not use earlier is not owed to it.
+-- so take a key share on what is there, insert what is not, and again if it went away in between.
+-- A lane that an open transaction is just making or removing is not waited for: one slow caller would stall every batch
+-- with a run of that tenant. A second lane does as well, its twin, named for this backend so that no other makes it.
 create function hold_lanes(p_queues text[], p_tenants text[], p_tasks text[]) returns void
 language plpgsql
 set enable_hashjoin = off
@@ -12,29 +13,28 @@ declare
     v_queues text[];
     v_tenants text[];
     v_tasks text[];
-    v_held integer;
+    v_twin integer := 0;
 begin
     select array_agg(w.q), array_agg(w.t), array_agg(w.k) into v_queues, v_tenants, v_tasks
     from (select distinct q, t, k from unnest(p_queues, p_tenants, p_tasks) as w(q, t, k)) as w;
     loop
-        select count(*) into v_held
-        from (
-            select from lane as l
-            join unnest(v_queues, v_tenants, v_tasks) as w(q, t, k)
-                on l.queue = w.q and l.tenant_id = w.t and l.task = w.k
-            order by l.queue, l.tenant_id, l.task
-            for key share of l
-        ) as held;
-        exit when v_held = cardinality(v_queues);
-
-        insert into lane (queue, tenant_id, task, virtual_time)
-        select w.q, w.t, w.k, f.virtual_time
+        -- What is left is what could not be held.
+        with held as materialized (
+            select l.queue, l.tenant_id, l.task
+            from unnest(v_queues, v_tenants, v_tasks) as w(q, t, k)
+            join lane as l on l.queue = w.q and l.tenant_id = w.t and l.task = w.k
+            order by l.queue, l.tenant_id, l.task, l.twin
+            for key share of l skip locked
+        )
+        select array_agg(w.q), array_agg(w.t), array_agg(w.k) into v_queues, v_tenants, v_tasks
         from unnest(v_queues, v_tenants, v_tasks) as w(q, t, k)
-        join (select d.q, least_virtual_time(d.q) as virtual_time
-              from (select distinct q from unnest(v_queues) as u(q)) as d) as f on f.q = w.q
-        where not exists (select from lane as l where l.queue = w.q and l.tenant_id = w.t and l.task = w.k)
-        order by w.q, w.t, w.k
-        on conflict do nothing;
+        where not exists (select from held as h where h.queue = w.q and h.tenant_id = w.t and h.task = w.k);
+        exit when v_queues is null;
+        begin
+            perform insert_lanes(v_queues, v_tenants, v_tasks, v_twin);
+        exception when lock_not_available then
+            v_twin := pg_backend_pid();
+        end;
     end loop;
 end
 $$;

@@ -3,14 +3,16 @@
 -- running rows are then counted in a statement of their own, which sees what was committed before the lock. A slot is
 -- a running row: nothing can leak.
 --   p_wait  whether to wait for another claim of the queue. A caller who holds locks of an earlier queue does not.
+--   held    whether the queue is locked now
 create function lock_queue(p_queue text, p_wanted integer, p_wait boolean default true,
-                           out room integer, out per_tenant integer)
+                           out room integer, out per_tenant integer, out held boolean)
 language plpgsql
 set enable_seqscan = off
 as $$
 declare
     v_queue queue;
 begin
+    held := false;
     select q.* into v_queue from queue as q where q.name = p_queue;
     if v_queue.name is null or v_queue.paused then
         room := 0;
@@ -25,6 +27,7 @@ begin
     else
         select q.* into v_queue from queue as q where q.name = p_queue for no key update skip locked;
     end if;
+    held := v_queue.name is not null;
     if v_queue.name is null or v_queue.paused then
         room := 0;
         return;

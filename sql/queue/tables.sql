@@ -19,7 +19,7 @@ create table queue (
     constraint queue_limits_check check (
         least(max_running, max_running_per_tenant, starts_per_period, max_queued, max_queued_per_tenant) >= 0),
     constraint queue_period_check check ((starts_per_period is null) = (period is null) and period > interval '0')
-) with (fillfactor = 50);
+) with (fillfactor = 50);  -- room for updates within the page: no index knows what claims write, so vacuum has little to do
 
 -- How many runs wait in a queue that caps them, as counted at counted_at: one row with tenant_id '' for all its tenants
 -- together, and one for each tenant at its cap.
@@ -29,7 +29,11 @@ create table queue_depth (
     queued integer not null,
     counted_at timestamptz not null,
     constraint queue_depth_pkey primary key (queue, tenant_id)
-) with (fillfactor = 50);
+) with (
+    -- Written anew each second. A thousand tenants at their caps leave as many dead rows a second.
+    fillfactor = 50,
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0
+);
 
 -- What workers say they can run; the API reads names and argument schemas here, so both deploy apart.
 create table task (
@@ -55,7 +59,7 @@ create table worker (
     started_at timestamptz not null default now(),
     heartbeat_at timestamptz not null default now(),
     constraint worker_pkey primary key (id)
-) with (fillfactor = 50);
+) with (fillfactor = 50);  -- heartbeats are updates within the page, which the next reader prunes
 
 -- Live runs only: a finished run moves to run_history, so this table and its indexes stay small and hot.
 -- The key is the id alone: psql and stock procrastinate clients address a run without naming its tenant,
@@ -101,6 +105,9 @@ create table run (
         state in ('queued', 'scheduled', 'blocked', 'waiting', 'held', 'running')),
     constraint run_running_check check ((state = 'running') = (claimed_at is not null))
 ) with (
+    -- Each run leaves two dead rows, and dead index entries at the head of the ready indexes are what slows claims: vacuum
+    -- after a fiftieth, where the default is a fifth, and at full speed. A fillfactor below 100 keeps the retry of a run on
+    -- its page; state is in an index, so most updates are in indexes too.
     fillfactor = 80,
     autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000,
     autovacuum_analyze_scale_factor = 0.1, autovacuum_vacuum_cost_delay = 0
@@ -120,7 +127,8 @@ create unique index run_unique_key_idx on run (tenant_id, unique_key)
     where unique_key is not null and state in ('queued', 'scheduled', 'blocked');
 create index run_tenant_idx on run (tenant_id, id);
 
--- One row for each (queue, tenant, task) with queued work. Claims order lanes by virtual time, which is in no
+-- One row for each (queue, tenant, task) with queued work, or more where it had to be made beside an open transaction
+-- (twin, see hold_lanes). Claims order lanes by virtual time, which is in no
 -- unique index, so that advancing it never waits for a concurrent enqueue.
 --   parked   its tenant is at its cap or paused: no claim looks at it until something unparks it
 --   floor_*  no fresh run of this priority or a lower one waits before this id; next_*: the floor once every
@@ -129,6 +137,7 @@ create table lane (
     queue text not null,
     tenant_id text not null,
     task text not null,
+    twin integer not null default 0,
     virtual_time double precision not null,
     parked boolean not null default false,
     floor_priority integer,
@@ -136,8 +145,10 @@ create table lane (
     next_priority integer,
     next_id bigint,
     next_xid xid8,
-    constraint lane_pkey primary key (queue, tenant_id, task)
+    constraint lane_pkey primary key (queue, tenant_id, task, twin)
 ) with (
+    -- Every claim updates the virtual time of its lanes, which is in an index: the few rows of this table die thousands of
+    -- times a minute, and each claim reads the index from its head. So a fixed threshold, whatever the number of lanes.
     fillfactor = 50,
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_cost_delay = 0
 );
@@ -151,7 +162,11 @@ create table ordered_session (
     last_no bigint not null,
     head_id bigint not null,
     constraint ordered_session_pkey primary key (tenant_id, session_id)
-) with (fillfactor = 50);
+) with (
+    -- Comes and goes with the session's runs, and is updated in its page as they come.
+    fillfactor = 50,
+    autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0
+);
 
 create table run_history (
     id bigint not null,
@@ -192,5 +207,15 @@ create table idempotency_key (
     created_at timestamptz not null default now(),
     expires_at timestamptz not null,
     constraint idempotency_key_pkey primary key (tenant_id, key)
+) with (
+    -- A day of keys may be millions, of which some thousands expire every few minutes, always at the index's head.
+    autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 5000
 );
 create index idempotency_key_expires_idx on idempotency_key (expires_at);
+
+-- How far the walks of sweep_queues have come: the key that each looked at last. One that came to its end has no row.
+create table sweep_walk (
+    name text not null,
+    reached text[] not null,
+    constraint sweep_walk_pkey primary key (name)
+);

@@ -10,6 +10,8 @@ declare
     v_tasks text[];
 begin
     perform assert_read_committed();
+    -- A claim whose connection was cut may still be under way here: its runs, too, must be seen below.
+    perform from worker as w where w.id = p_worker for update;
     perform lock_ordered_sessions(
         array(select r.id from run as r where r.worker_id = p_worker and r.state = 'running' and r.cancel_requested), true);
     with released as (

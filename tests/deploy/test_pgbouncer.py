@@ -163,7 +163,7 @@ async def test_many_runs_end_once_each_over_few_connections(
         ended = await asyncio.gather(*(run_one(number) for number in range(RUNS)))
         assert (await client.get("/v1/runs", params={"limit": 10})).status_code == httpx.codes.OK
     assert ended == [("succeeded", ["first", "second"])] * RUNS
-    assert db.execute("select count(*), max(attempt) from run_history").fetchone() == (RUNS, 1)
+    assert db.execute("select count(*), max(attempt) from run_history where queue <> 'howdah'").fetchone() == (RUNS, 1)
     through = db.execute(
         "select count(*) from pg_stat_activity where datname = current_database() and client_port is not null"
         " and pid <> pg_backend_pid() and application_name like 'howdah-%'"

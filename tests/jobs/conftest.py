@@ -18,8 +18,10 @@ Work = Callable[..., Awaitable[Worker]]
 
 @pytest.fixture
 def app(database_url: str) -> App:
-    """An app of this test's database."""
-    return App(database_url=database_url)
+    """An app of this test's database. Not scheduled are its own tasks: a minute may begin during a test."""
+    app = App(database_url=database_url)
+    app.periodic_registry.periodic_tasks.clear()
+    return app
 
 
 @pytest.fixture

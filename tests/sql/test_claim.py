@@ -131,7 +131,7 @@ async def test_an_empty_lane_goes_away(connection: Connection) -> None:
 async def test_empty_lanes_do_not_hide_a_full_one(connection: Connection) -> None:
     tenants = await create_tenants(connection, 300)
     await connection.execute("insert into queue (name) values ('default')")
-    await connection.execute(b"insert into lane select 'default', id, 't', 0 from tenant where id like 't%%'", [])
+    await connection.execute(b"insert into lane select 'default', id, 't', 0, 0 from tenant where id like 't%%'", [])
     await connection.execute("update lane set virtual_time = 1 where tenant_id = %s", [tenants[-1]])
     (run_id,) = await enqueue(connection, tenant=tenants[-1])
     assert [run.id for run in await claim(connection)] == [run_id]

@@ -31,6 +31,8 @@ async def test_a_run_committed_late_is_found_however_far_the_queue_has_gone(
     connection: Connection, conninfo: str
 ) -> None:
     worker = await new_worker(connection)
+    await connection.execute("insert into queue (name) values ('default')")
+    await connection.execute("set lock_timeout = '1s'")
     async with await connect(conninfo) as slow:
         async with slow.transaction():
             (late,) = await enqueue(slow)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from howdah.sql.pool import Connection
-from tests.sql.engine import claim, connect, enqueue, new_worker, outcome, rows, until_blocked, value, write
+from tests.sql.engine import claim, connect, enqueue, new_worker, outcome, rows, value, write
 
 WITHOUT_LANE = """
     select r.id from run as r
@@ -13,7 +15,7 @@ WITHOUT_LANE = """
       and not exists (select from lane as l where l.queue = r.queue and l.tenant_id = r.tenant_id
                       and l.task = r.task)
 """
-REMOVE = "select remove_empty_lanes('default', array_agg(tenant_id), array_agg(task)) from lane"
+REMOVE = "select remove_empty_lanes('default', array_agg(tenant_id), array_agg(task), array_agg(twin)) from lane"
 
 
 async def empty_lane(connection: Connection) -> None:
@@ -33,31 +35,36 @@ async def test_a_removal_leaves_a_lane_that_an_open_enqueue_holds(connection: Co
     assert [run.id for run in await claim(connection)] == [run_id]
 
 
-async def test_an_enqueue_waits_for_an_open_removal_and_makes_the_lane_again(
-    connection: Connection, conninfo: str
+@pytest.mark.parametrize("rolled_back", [False, True])
+async def test_an_enqueue_beside_an_open_removal_does_not_wait_and_has_a_lane(
+    connection: Connection, conninfo: str, rolled_back: bool
 ) -> None:
     await empty_lane(connection)
-    async with await connect(conninfo) as remover, await connect(conninfo) as enqueuer:
-        async with remover.transaction():
+    await connection.execute("set lock_timeout = '1s'")
+    async with await connect(conninfo) as remover:
+        async with remover.transaction(force_rollback=rolled_back):
             assert await value(remover, REMOVE) == 1
-            enqueueing = asyncio.create_task(enqueue(enqueuer))
-            await until_blocked(connection, enqueuer)
-        (run_id,) = await enqueueing
+            (run_id,) = await enqueue(connection)
     assert await rows(connection, WITHOUT_LANE) == []
     assert [run.id for run in await claim(connection)] == [run_id]
 
 
-async def test_a_removal_that_is_rolled_back_leaves_the_lane_to_the_enqueue_that_waited(
-    connection: Connection, conninfo: str
+@pytest.mark.parametrize("rolled_back", [False, True])
+async def test_a_caller_who_makes_a_lane_and_stays_open_stalls_nobody(
+    connection: Connection, conninfo: str, rolled_back: bool
 ) -> None:
-    await empty_lane(connection)
-    async with await connect(conninfo) as remover, await connect(conninfo) as enqueuer:
-        async with remover.transaction(force_rollback=True):
-            await remover.execute(REMOVE)
-            enqueueing = asyncio.create_task(enqueue(enqueuer))
-            await until_blocked(connection, enqueuer)
-        await enqueueing
-    assert len(await claim(connection)) == 1
+    await connection.execute("insert into queue (name) values ('default')")
+    await connection.execute("set lock_timeout = '1s'")
+    async with await connect(conninfo) as caller:
+        async with caller.transaction(force_rollback=rolled_back):
+            theirs = await enqueue(caller, 2)
+            ours = await enqueue(connection, 2)
+            (first,) = await claim(connection, 1)
+            assert first.id == ours[0]
+    expected = ours[1:] if rolled_back else theirs + ours[1:]
+    assert [run.id for run in await claim(connection)] == expected
+    await claim(connection)
+    assert await value(connection, "select count(*) from lane") == 0
 
 
 async def test_a_removal_spares_a_lane_that_got_a_run(connection: Connection) -> None:

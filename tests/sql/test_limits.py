@@ -131,6 +131,17 @@ async def test_starts_in_a_period_are_counted_and_the_next_period_begins_anew(co
     assert len(await claim(connection, worker=worker)) == 3
 
 
+async def test_a_claim_that_holds_a_queue_does_not_wait_for_another(connection: Connection, conninfo: str) -> None:
+    """Workers come to their queues in any order: two who waited like that would wait for one another."""
+    for queue in ("one", "two"):
+        await limit(connection, queue, max_running=1)
+    worker = await new_worker(connection, "one", "two")
+    async with await psycopg.AsyncConnection.connect(conninfo) as holding, await connect(conninfo) as claiming:
+        await holding.execute("select * from claim_runs(%s, array['two'], 1)", [worker])
+        await claiming.execute("set lock_timeout = '5s'")
+        await claiming.execute("select * from claim_runs(%s, array['one', 'two'], 1)", [worker])
+
+
 @pytest.mark.parametrize(
     ("pause", "resume"),
     [

@@ -25,7 +25,7 @@ DEPTH = """
     insert into run (id, tenant_id, queue, task, state, args, run_at)
         select next_run_id(), 't1', 'default', 't', 'scheduled', '{}', now() + n * interval '1 minute'
         from generate_series(1, 2000) as n;
-    insert into lane select 'default', id, 't', random() from tenant where id like 't%';
+    insert into lane select 'default', id, 't', 0, random() from tenant where id like 't%';
     insert into run_history (id, tenant_id, queue, task, state, priority, args, attempt, failures, deaths, worker_id,
                              finished_at)
         select next_run_id(), 't1', 'default', 't', 'failed', 0, '{}', 1, 1, 0, 1,
@@ -100,7 +100,7 @@ async def test_a_claim_reads_lanes_and_heads_by_their_indexes_and_little_more_th
 
     await deep.execute("delete from run where tenant_id in ('t7', 't8')")
     plans.clear()
-    assert await value(deep, "select remove_empty_lanes('default', '{t7,t8,t9}', '{t,t,t}')") == 2
+    assert await value(deep, "select remove_empty_lanes('default', '{t7,t8,t9}', '{t,t,t}', '{0,0,0}')") == 2
     assert "using lane_pkey" in plans.text()
     assert "using run_ready_idx" in plans.text()
     plans.assert_no_scan_of_a_whole_table()

@@ -85,14 +85,6 @@ async def test_a_batch_with_a_taken_queueing_lock_leaves_nothing(
     assert db.execute("select count(*) from run").fetchone() == (0,)
 
 
-async def test_a_lock_is_refused_rather_than_ignored(app: procrastinate.App, db: psycopg.Connection) -> None:
-    with pytest.raises(ConnectorException) as refused:
-        await app.configure_task("t", lock="customer 7").defer_async()
-    assert sqlstate(refused) == "HW010"
-    assert "ordered sessions are not built yet" in str(refused.value.__cause__)
-    assert db.execute("select count(*) from run").fetchone() == (0,)
-
-
 @pytest.mark.parametrize(
     ("queue", "args", "code"),
     [("über", {}, "HW016"), ("q" * 129, {}, "HW016"), ("q", {"x": "y" * (1 << 20)}, "HW015")],

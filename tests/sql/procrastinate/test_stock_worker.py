@@ -145,15 +145,12 @@ async def test_a_retry_for_later_is_found_when_it_is_due(app: procrastinate.App,
     assert (seen, (await one(app, job_id)).status) == ([0, 1], "succeeded")
 
 
-async def test_a_retry_may_change_queue_and_priority_but_not_take_a_lock(app: procrastinate.App) -> None:
+async def test_a_retry_may_change_queue_and_priority(app: procrastinate.App) -> None:
     jobs = app.job_manager
     job_id = await app.configure_task("t", queueing_lock="k").defer_async()
     job = await jobs.fetch_job(None, await jobs.register_worker())
     assert job is not None
     again = await app.configure_task("t", queueing_lock="k").defer_async()
-    with pytest.raises(ConnectorException) as refused:
-        await jobs.retry_job(job, lock="l")
-    assert sqlstate(refused) == "HW010"
     await jobs.retry_job(job, queue="new", priority=9)
     retried = await one(app, job_id)
     assert (retried.status, retried.queue, retried.priority, retried.attempts) == ("todo", "new", 9, 1)

@@ -1,0 +1,46 @@
+-- Drops one day of history or of checkpoints that is older than p_keep: call it until it answers nothing. One a call,
+-- because a drop locks the whole table until its transaction ends.
+--   dropped  false: somebody reads or writes the table right now. It waits a fifth of a second at most, because
+--            everybody else would wait behind it; the day stays for the next time.
+-- A day of checkpoints goes once no run that was enqueued on it is live, or in history: such a run may be requeued, and
+-- goes on from its last finished step. Today stays, whatever p_keep is.
+create function drop_partitions(p_keep interval) returns table (partition text, dropped boolean)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set lock_timeout = '200ms'
+as $$
+declare
+    v_before date := least(engine_now() - p_keep, engine_now()) at time zone 'utc';
+begin
+    if not pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.partitions', 0)) then
+        return;
+    end if;
+    select d.name into partition
+    from (
+        select c.relname as name, i.inhparent = 'run_history'::regclass as is_history,
+               case when c.relname ~ '_\d{8}$' then right(c.relname, 8)::date end as day
+        from pg_inherits as i
+        join pg_class as c on c.oid = i.inhrelid
+        where i.inhparent in ('run_history'::regclass, 'checkpoint'::regclass)
+    ) as d
+    where d.day < v_before
+      and (d.is_history
+           or (not exists (select from run as r where r.id >= first_run_id(d.day) and r.id < first_run_id(d.day + 1))
+               and not exists (select from run_history as h
+                               where h.id >= first_run_id(d.day) and h.id < first_run_id(d.day + 1)
+                                 and h.finished_at >= d.day::timestamp at time zone 'utc')))
+    order by d.day, not d.is_history
+    limit 1;
+    if partition is not null then
+        begin
+            execute format('drop table %I', partition);
+            dropped := true;
+        exception when lock_not_available then
+            dropped := false;
+        end;
+        return next;
+    end if;
+end
+$$;
