@@ -20,7 +20,7 @@ from procrastinate.periodic import PeriodicTask
 
 from howdah.jobs.app import DEFAULT_TENANT, App
 from howdah.jobs.cron import Cron
-from howdah.sql.errors import BadSchedule, HowdahError, NotSupported, from_psycopg
+from howdah.sql.errors import BadSchedule, HowdahError, from_psycopg
 from howdah.sql.json_values import encode
 from howdah.sql.pool import Connection, Pool
 from howdah.sql.schedule.calls import (
@@ -117,8 +117,6 @@ def _firing(schedule: DueSchedule) -> Firing:
 def _schedule_of(periodic: PeriodicTask[..., Any, ...]) -> NewSchedule:
     """The schedule of a periodic task: its options are those of the decorator, then those of the task."""
     job = periodic.task.configure(**periodic.configure_kwargs).job
-    if job.lock is not None:
-        raise NotSupported(f"periodic task {job.task_name!r} has the lock {job.lock!r}: leave it out")
     args = {name: value for name, value in job.task_kwargs.items() if name != "timestamp"}
     Cron(periodic.cron)
     return NewSchedule(
@@ -130,6 +128,7 @@ def _schedule_of(periodic: PeriodicTask[..., Any, ...]) -> NewSchedule:
         queue=job.queue,
         priority=job.priority,
         unique_key=job.queueing_lock,
+        session_id=job.lock,
         periodic_id=periodic.periodic_id,
     )
 

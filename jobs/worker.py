@@ -107,6 +107,7 @@ class Worker:
         self._stopping = False
         self._suspects = False
         self._alone_after = 0.0
+        self._heard_until = 0.0
         self._wake = asyncio.Event()
         self._beat = asyncio.Event()
         self._freed = asyncio.Event()
@@ -213,7 +214,7 @@ class Worker:
         return self._settings.concurrency - len(self._running)
 
     async def _run_suspect(self) -> bool:
-        """Run one suspect run and nothing beside it; whether there was one. Its death then tells on nobody else."""
+        """Run suspect runs and nothing beside them; whether there were any. Their death then tells on nobody else."""
         loop = asyncio.get_running_loop()
         if loop.time() < self._alone_after:
             return False
@@ -224,7 +225,7 @@ class Worker:
         claimed = await self._claim(1, suspect=True)
         self._suspects = bool(claimed)
         if claimed:
-            log.info("suspect_runs_alone", run=claimed[0].id, attempt=claimed[0].attempt)
+            log.info("suspect_runs_apart", runs=[run.id for run in claimed])
             await self._until_nothing_runs(None)
         return bool(claimed)
 
@@ -239,7 +240,7 @@ class Worker:
     async def _claim(self, limit: int, *, suspect: bool = False) -> list[calls.ClaimedRun]:
         async with self._engine.pool.connection() as connection:
             if suspect:
-                claimed = await calls.claim_suspect(connection, self._worker_id, self._queues, self._tasks)
+                claimed = await calls.claim_suspects(connection, self._worker_id, self._queues, self._tasks)
             else:
                 claimed = await calls.claim_runs(connection, self._worker_id, self._queues, limit, self._tasks)
                 # A claim fills up from the first queue on: each gets its turn to be that.
@@ -317,7 +318,11 @@ class Worker:
     async def _keep_alive(self) -> None:
         async with self._engine.pool.connection() as connection:
             heard = await calls.heartbeat(connection, self._worker_id)
-            workers, runs = await calls.rescue_runs(connection, timedelta(seconds=self._settings.rescue))
+            workers = runs = 0
+            if asyncio.get_running_loop().time() < self._heard_until:
+                workers, runs = await calls.rescue_runs(connection, timedelta(seconds=self._settings.rescue))
+        # After a silence of its own it leaves its peers the time to speak: the database was away for them as well.
+        self._heard_until = asyncio.get_running_loop().time() + 2 * self._settings.heartbeat
         if workers:
             log.warning("workers_found_dead", workers=workers, runs_requeued=runs)
         if heard.draining and not self._stopping:

@@ -117,6 +117,7 @@ schedule = Table(
     Column("queue", Text),
     Column("priority", Integer, nullable=False),
     Column("unique_key", Text),
+    Column("session_id", Text),
     Column("cron", Text, nullable=False),
     Column("time_zone", Text, nullable=False),
     Column("missed", Text, nullable=False),

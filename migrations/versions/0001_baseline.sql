@@ -739,9 +739,9 @@ begin
 end
 $$;
 
--- Claims one suspect run, for a worker that runs nothing else until it has ended: see requeue_workers_runs.
--- Limits and pauses hold for it as for any other. Answers as claim_runs does, with a row or none.
-create function claim_suspect(p_worker bigint, p_queues text[], p_tasks text[] default null)
+-- Claims suspect runs, for a worker that runs nothing else until they have ended: as many as their deaths let run together
+-- (see suspect_company), p_limit at most. Limits and pauses hold for them as for any other. Answers as claim_runs does.
+create function claim_suspects(p_worker bigint, p_queues text[], p_tasks text[] default null, p_limit integer default 50)
 returns table (run_id bigint, tenant_id text, queue text, task text, args text,
                attempt integer, failures integer, session_id text, retry text, deadline timestamptz)
 language plpgsql
@@ -753,6 +753,7 @@ as $$
 declare
     v_queue text;
     v_room integer;
+    v_company integer;
     v_cap integer;
     v_held boolean := false;
 begin
@@ -763,13 +764,23 @@ begin
             using errcode = 'HW001', hint = 'register again: select * from register_worker(...)';
     end if;
     foreach v_queue in array p_queues loop
-        continue when not exists (select from run as r where r.queue = v_queue and r.state = 'queued' and r.suspect);
-        select q.room, q.per_tenant, q.held or v_held into v_room, v_cap, v_held from lock_queue(v_queue, 1, not v_held) as q;
+        select suspect_company(r.deaths) into v_company
+        from run as r
+        where r.queue = v_queue and r.state = 'queued' and r.suspect and (p_tasks is null or r.task = any (p_tasks))
+        order by r.id
+        limit 1;
+        continue when not found;
+        select q.room, q.per_tenant, q.held or v_held into v_room, v_cap, v_held
+        from lock_queue(v_queue, least(v_company, p_limit), not v_held) as q;
         continue when v_room <= 0;
+        if v_cap is not null then
+            v_room := 1;  -- counted below for one
+        end if;
         return query
-        with head as (
+        with heads as (
             select r.id from run as r
             where r.queue = v_queue and r.state = 'queued' and r.suspect
+              and suspect_company(r.deaths) = v_company
               and (p_tasks is null or r.task = any (p_tasks))
               and not exists (select from task as k where k.name = r.task and k.paused)
               and not exists (select from tenant as t where t.id = r.tenant_id and t.paused)
@@ -777,18 +788,19 @@ begin
                    or (select count(*) from run as o
                        where o.queue = v_queue and o.tenant_id = r.tenant_id and o.state = 'running') < v_cap)
             order by r.id
-            limit 1
+            limit v_room
             for no key update skip locked
         )
         update run as r
         set state = 'running', attempt = r.attempt + 1, worker_id = p_worker, claimed_at = engine_now(), run_at = null,
             unique_key = null
-        from head as h
+        from heads as h
         where r.id = h.id
         returning r.id, r.tenant_id, r.queue, r.task, r.args::text, r.attempt, r.failures, r.session_id, r.retry::text,
                   r.deadline;
-        if found then
-            perform count_starts(v_queue, 1);
+        get diagnostics v_room = row_count;
+        if v_room > 0 then
+            perform count_starts(v_queue, v_room);
             return;
         end if;
     end loop;
@@ -1385,7 +1397,7 @@ begin
                       v_count, v_queue.max_running_per_tenant, v_run.queue);
     end if;
     if v_run.suspect then
-        return format('run %s died with its worker %s times, and waits for a worker on which nothing else runs', p_run,
+        return format('run %s died with its worker %s times, and waits for a worker that runs only such runs', p_run,
                       v_run.deaths);
     end if;
 
@@ -1593,7 +1605,8 @@ $$;
 
 -- A worker says that it lives. alive is false when its peers have given it up: all its attempts are then stale.
 --   cancelled  its running runs that somebody asked to cancel
---   suspects   whether a run of its queues waits for a worker that runs nothing else: see claim_suspect
+--   suspects   whether a run of its queues waits for a worker that runs nothing else (see claim_suspects), and this worker
+--              is to be it: not more of them stop for it than there are such runs, and in each minute others
 --   draining   whether it shall claim nothing more, finish, and stop: see drain_worker
 create function heartbeat(p_worker bigint)
 returns table (alive boolean, cancelled bigint[], suspects boolean, draining boolean)
@@ -1601,13 +1614,19 @@ language plpgsql
 as $$
 declare
     v_worker worker;
+    v_minute bigint := extract(epoch from engine_now())::bigint / 60;
 begin
     update worker as w set heartbeat_at = engine_now() where w.id = p_worker returning w.* into v_worker;
     return query
     select v_worker.id is not null,
            coalesce((select array_agg(r.id) from run as r
                      where r.worker_id = p_worker and r.state = 'running' and r.cancel_requested), '{}'),
-           exists (select from run as r where r.queue = any (v_worker.queues) and r.state = 'queued' and r.suspect),
+           (select count(*) from worker as w
+            where w.queues && v_worker.queues
+              and hashint8extended(w.id, v_minute) < hashint8extended(p_worker, v_minute))
+           < (select count(*)
+              from (select from run as r
+                    where r.queue = any (v_worker.queues) and r.state = 'queued' and r.suspect limit 100) as waiting),
            coalesce(v_worker.draining, false);
 end
 $$;
@@ -2229,8 +2248,8 @@ $$;
 -- Takes the running runs away from these workers, which died, and queues them again from their last checkpoint, p_limit
 -- at most. Returns how many.
 -- Dying in company proves nothing: a deploy or a lost machine takes hundreds along. A run that dies a second time is
--- suspect and next runs alone, and only deaths there count against it: p_alone of them, and it has failed. So a run that
--- kills its worker ends, and none of the hundreds beside it does.
+-- suspect: it next runs in a small company, then in a smaller one, then alone, and only deaths there count against it:
+-- p_alone of them, and it has failed. So a run that kills its worker ends, and none of the hundreds beside it does.
 -- Ordered runs whose session is held by somebody else are left for the next call.
 create function requeue_workers_runs(p_workers bigint[], p_limit integer, p_notify boolean, p_alone integer default 3)
 returns integer
@@ -2261,7 +2280,7 @@ begin
     requeued as (
         update run as r
         set state = 'queued', fresh = false, worker_id = null, claimed_at = null,
-            deaths = r.deaths + 1, deaths_alone = r.deaths_alone + r.suspect::integer,
+            deaths = r.deaths + 1, deaths_alone = r.deaths_alone + (r.suspect and suspect_company(r.deaths) = 1)::integer,
             suspect = r.deaths + 1 >= c_chance
         from lost as l where r.id = l.id
         returning r.id, r.queue, r.tenant_id, r.task, r.deaths_alone >= p_alone as poison
@@ -2428,6 +2447,14 @@ begin
 end
 $$;
 
+-- How many suspect runs may run together on a worker that runs nothing else, by how often they have died: ever fewer, so
+-- that a run which kills its workers is soon alone, and the hundreds that died with it do not have to go one by one.
+create function suspect_company(p_deaths integer) returns integer
+language sql immutable
+as $$
+    select case when p_deaths <= 2 then 50 when p_deaths = 3 then 5 else 1 end
+$$;
+
 -- Part of sweep_queues: lanes whose floor hides runs lose it, and claims look from zero; parked lanes whose tenant has
 -- room are unparked; lanes without runs go. (The last break nothing: a claim that is full leaves those it emptied.)
 create function sweep_lanes(p_limit integer, p_notify boolean) returns table (kind text, repaired integer)
@@ -2463,14 +2490,14 @@ begin
         v_hidden := array(
             select l from lane as l
             join unnest(v_hidden || v_parked) as i
-                on l.queue = i.queue and l.tenant_id = i.tenant_id and l.task = i.task
-            order by l.queue, l.tenant_id, l.task
+                on l.queue = i.queue and l.tenant_id = i.tenant_id and l.task = i.task and l.twin = i.twin
+            order by l.queue, l.tenant_id, l.task, l.twin
             for no key update of l skip locked);
 
         update lane as l
         set floor_priority = null, floor_id = null, next_priority = null, next_id = null, next_xid = null
         from unnest(v_hidden) as i
-        where l.queue = i.queue and l.tenant_id = i.tenant_id and l.task = i.task and floor_hides_runs(l);
+        where l.queue = i.queue and l.tenant_id = i.tenant_id and l.task = i.task and l.twin = i.twin and floor_hides_runs(l);
         get diagnostics v_repaired = row_count;
         if v_repaired > 0 then
             return query select 'run below its lane''s floor', v_repaired;
@@ -2479,7 +2506,7 @@ begin
         update lane as l
         set parked = false, virtual_time = greatest(l.virtual_time, least_virtual_time(l.queue))
         from unnest(v_hidden) as i
-        where l.queue = i.queue and l.tenant_id = i.tenant_id and l.task = i.task
+        where l.queue = i.queue and l.tenant_id = i.tenant_id and l.task = i.task and l.twin = i.twin
           and l.parked and tenant_has_room(l.queue, l.tenant_id);
         get diagnostics v_repaired = row_count;
         if v_repaired > 0 then
@@ -2490,8 +2517,9 @@ begin
         end if;
     end if;
 
-    select sum(remove_empty_lanes(e.queue, e.tenants, e.tasks)) into v_repaired
-    from (select i.queue, array_agg(i.tenant_id) as tenants, array_agg(i.task) as tasks
+    select sum(remove_empty_lanes(e.queue, e.tenants, e.tasks, e.twins)) into v_repaired
+    from (select i.queue, array_agg(i.tenant_id) as tenants, array_agg(i.task) as tasks,
+                 array_agg(i.twin) as twins
           from unnest(v_empty) as i group by i.queue) as e;
     if v_repaired > 0 then
         return query select 'lane without runs', v_repaired;
@@ -2916,6 +2944,7 @@ $$;
 --   counts_from   moments after this count; next_at null: not worked out yet, as after a change of the cron
 --   last_at       the moment for which it last fired, with the run that this brought
 --   error         why the last moment brought no run; with next_at null it stands still until it is put again
+--   session_id    its runs are ordered ones of this session, one at a time; a failed one lets the next go on
 --   periodic_id   procrastinate's, for what @app.periodic made: its runs get the moment as `timestamp`
 create table schedule (
     tenant_id text not null,
@@ -2925,6 +2954,7 @@ create table schedule (
     queue text,
     priority integer not null default 0,
     unique_key text,
+    session_id text,
     cron text not null,
     time_zone text not null default 'UTC',
     missed text not null default 'last',
@@ -3053,14 +3083,17 @@ begin
                           end)::text order by f.ord) as args,
                array_agg(s.queue order by f.ord) as queues,
                array_agg(s.priority order by f.ord) as priorities,
-               array_agg(s.unique_key order by f.ord) as unique_keys
+               array_agg(s.unique_key order by f.ord) as unique_keys,
+               array_agg(s.session_id order by f.ord) as sessions,
+               array_agg(case when s.session_id is not null then 'skip' end order by f.ord) as orders
         into v_new
         from unnest(v_firing) as f(ord)
         join schedule as s on s.tenant_id = p_tenants[f.ord] and s.name = p_names[f.ord];
 
         select array_agg(e.run_id order by e.ord), array_agg(e.status order by e.ord) into v_runs, v_statuses
         from enqueue_runs(v_new.tenants, v_new.tasks, v_new.args, v_new.queues, v_new.priorities,
-                          p_unique => v_new.unique_keys, p_notify => p_notify) as e;
+                          p_sessions => v_new.sessions, p_unique => v_new.unique_keys, p_orders => v_new.orders,
+                          p_notify => p_notify) as e;
 
         update procrastinate_periodic_defers as d set job_id = f.run_id
         from unnest(v_firing, v_runs) as f(ord, run_id)
@@ -3110,6 +3143,7 @@ $$;
 --   p_queue        null: the queue that the task's workers registered
 --   p_unique       uniqueness key of its runs: a moment brings no run while the one before is still queued
 --   p_periodic_id  for @app.periodic
+--   p_session      its runs are ordered ones of this session; null: they do not wait for one another
 -- With the same cron and time zone its next moment stays as well; otherwise it counts anew from now.
 create function put_schedule(
     p_tenant text,
@@ -3122,7 +3156,8 @@ create function put_schedule(
     p_queue text default null,
     p_priority integer default 0,
     p_unique text default null,
-    p_periodic_id text default null
+    p_periodic_id text default null,
+    p_session text default null
 ) returns table (created boolean)
 language plpgsql
 as $$
@@ -3159,21 +3194,22 @@ begin
     end if;
 
     insert into schedule as s (tenant_id, name, task, args, queue, priority, unique_key, cron, time_zone, missed,
-                               periodic_id, counts_from, created_at, updated_at)
+                               periodic_id, session_id, counts_from, created_at, updated_at)
     values (p_tenant, p_name, p_task, p_args, p_queue, p_priority, p_unique, p_cron, p_time_zone, p_missed,
-            p_periodic_id, v_now, v_now, v_now)
+            p_periodic_id, p_session, v_now, v_now, v_now)
     on conflict (tenant_id, name) do update
     set task = excluded.task, args = excluded.args, queue = excluded.queue, priority = excluded.priority,
         unique_key = excluded.unique_key, cron = excluded.cron, time_zone = excluded.time_zone,
-        missed = excluded.missed, periodic_id = excluded.periodic_id, error = null, updated_at = v_now,
+        missed = excluded.missed, periodic_id = excluded.periodic_id, session_id = excluded.session_id, error = null, updated_at = v_now,
         counts_from = case when (s.cron, s.time_zone) = (excluded.cron, excluded.time_zone)
                                 and (s.next_at is not null or s.error is null)
                            then s.counts_from else v_now end,
         next_at = case when (s.cron, s.time_zone) = (excluded.cron, excluded.time_zone) then s.next_at end
     -- Workers put what @app.periodic made at each start: what is as it was is not written again.
-    where (s.task, s.args, s.queue, s.priority, s.unique_key, s.cron, s.time_zone, s.missed, s.periodic_id)
+    where (s.task, s.args, s.queue, s.priority, s.unique_key, s.cron, s.time_zone, s.missed, s.periodic_id,
+           s.session_id)
         is distinct from (excluded.task, excluded.args, excluded.queue, excluded.priority, excluded.unique_key,
-                          excluded.cron, excluded.time_zone, excluded.missed, excluded.periodic_id)
+                          excluded.cron, excluded.time_zone, excluded.missed, excluded.periodic_id, excluded.session_id)
         or s.error is not null
     returning s.xmax = 0 into v_created;
     return query select coalesce(v_created, false);
@@ -3199,7 +3235,8 @@ begin
     return query
     select e.run_id, e.status
     from enqueue_run(v_schedule.tenant_id, v_schedule.task, v_schedule.args, p_queue => v_schedule.queue,
-                     p_priority => v_schedule.priority, p_unique => v_schedule.unique_key, p_notify => p_notify) as e;
+                     p_priority => v_schedule.priority, p_unique => v_schedule.unique_key, p_session => v_schedule.session_id,
+                     p_order => case when v_schedule.session_id is not null then 'skip' end, p_notify => p_notify) as e;
 end
 $$;
 
@@ -4277,7 +4314,7 @@ $$;
 -- Gives a stock worker one run of a plain task; a row of nulls where there is none. p_queues null: any queue but
 -- 'howdah', whose tasks are the engine's own: a stock worker has none of them, and would fail their runs.
 -- Workflows are left to Howdah's workers: a stock worker would run them without their checkpoints.
--- A suspect run goes to a worker that runs nothing, and that is given nothing more until it has ended: see claim_suspect.
+-- A suspect run goes to a worker that runs nothing, and that is given nothing more until it has ended: see claim_suspects.
 create function procrastinate_fetch_job_v2(p_queues character varying[], p_worker bigint) returns procrastinate_jobs
 language plpgsql
 as $$
@@ -4308,7 +4345,7 @@ begin
     from (select r.task from run as r where r.queue = any (v_queues) and r.state = 'queued' and r.suspect
           except select t.name from task as t where t.kind = 'workflow') as s;
     if v_suspects is not null and not exists (select from run as r where r.worker_id = p_worker and r.state = 'running') then
-        select c.run_id into v_id from claim_suspect(p_worker, v_queues, v_suspects) as c;
+        select c.run_id into v_id from claim_suspects(p_worker, v_queues, v_suspects, 1) as c;
     end if;
     if v_id is null then
         select c.run_id into v_id from claim_runs(

@@ -1,7 +1,7 @@
 -- Gives a stock worker one run of a plain task; a row of nulls where there is none. p_queues null: any queue but
 -- 'howdah', whose tasks are the engine's own: a stock worker has none of them, and would fail their runs.
 -- Workflows are left to Howdah's workers: a stock worker would run them without their checkpoints.
--- A suspect run goes to a worker that runs nothing, and that is given nothing more until it has ended: see claim_suspect.
+-- A suspect run goes to a worker that runs nothing, and that is given nothing more until it has ended: see claim_suspects.
 create function procrastinate_fetch_job_v2(p_queues character varying[], p_worker bigint) returns procrastinate_jobs
 language plpgsql
 as $$
@@ -32,7 +32,7 @@ begin
     from (select r.task from run as r where r.queue = any (v_queues) and r.state = 'queued' and r.suspect
           except select t.name from task as t where t.kind = 'workflow') as s;
     if v_suspects is not null and not exists (select from run as r where r.worker_id = p_worker and r.state = 'running') then
-        select c.run_id into v_id from claim_suspect(p_worker, v_queues, v_suspects) as c;
+        select c.run_id into v_id from claim_suspects(p_worker, v_queues, v_suspects, 1) as c;
     end if;
     if v_id is null then
         select c.run_id into v_id from claim_runs(

@@ -181,12 +181,12 @@ async def unregister_worker(connection: Connection, worker_id: int) -> int:
     return released
 
 
-async def claim_suspect(
+async def claim_suspects(
     connection: Connection, worker_id: int, queues: Sequence[str], tasks: Sequence[str]
 ) -> list[ClaimedRun]:
-    """Claim one suspect run, or none, for a worker that runs nothing else."""
+    """Claim the suspect runs that may run together, or none, for a worker that runs nothing else."""
     cursor = await connection.execute(
-        "select * from claim_suspect(%s, %s::text[], %s::text[])", [worker_id, list(queues), list(tasks)]
+        "select * from claim_suspects(%s, %s::text[], %s::text[])", [worker_id, list(queues), list(tasks)]
     )
     return [ClaimedRun(*row) for row in await cursor.fetchall()]
 

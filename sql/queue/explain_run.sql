@@ -118,7 +118,7 @@ begin
                       v_count, v_queue.max_running_per_tenant, v_run.queue);
     end if;
     if v_run.suspect then
-        return format('run %s died with its worker %s times, and waits for a worker on which nothing else runs', p_run,
+        return format('run %s died with its worker %s times, and waits for a worker that runs only such runs', p_run,
                       v_run.deaths);
     end if;
 

@@ -1,8 +1,8 @@
 -- Takes the running runs away from these workers, which died, and queues them again from their last checkpoint, p_limit
 -- at most. Returns how many.
 -- Dying in company proves nothing: a deploy or a lost machine takes hundreds along. A run that dies a second time is
--- suspect and next runs alone, and only deaths there count against it: p_alone of them, and it has failed. So a run that
--- kills its worker ends, and none of the hundreds beside it does.
+-- suspect: it next runs in a small company, then in a smaller one, then alone, and only deaths there count against it:
+-- p_alone of them, and it has failed. So a run that kills its worker ends, and none of the hundreds beside it does.
 -- Ordered runs whose session is held by somebody else are left for the next call.
 create function requeue_workers_runs(p_workers bigint[], p_limit integer, p_notify boolean, p_alone integer default 3)
 returns integer
@@ -33,7 +33,7 @@ begin
     requeued as (
         update run as r
         set state = 'queued', fresh = false, worker_id = null, claimed_at = null,
-            deaths = r.deaths + 1, deaths_alone = r.deaths_alone + r.suspect::integer,
+            deaths = r.deaths + 1, deaths_alone = r.deaths_alone + (r.suspect and suspect_company(r.deaths) = 1)::integer,
             suspect = r.deaths + 1 >= c_chance
         from lost as l where r.id = l.id
         returning r.id, r.queue, r.tenant_id, r.task, r.deaths_alone >= p_alone as poison

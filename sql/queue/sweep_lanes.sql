@@ -33,14 +33,14 @@ begin
         v_hidden := array(
             select l from lane as l
             join unnest(v_hidden || v_parked) as i
-                on l.queue = i.queue and l.tenant_id = i.tenant_id and l.task = i.task
-            order by l.queue, l.tenant_id, l.task
+                on l.queue = i.queue and l.tenant_id = i.tenant_id and l.task = i.task and l.twin = i.twin
+            order by l.queue, l.tenant_id, l.task, l.twin
             for no key update of l skip locked);
 
         update lane as l
         set floor_priority = null, floor_id = null, next_priority = null, next_id = null, next_xid = null
         from unnest(v_hidden) as i
-        where l.queue = i.queue and l.tenant_id = i.tenant_id and l.task = i.task and floor_hides_runs(l);
+        where l.queue = i.queue and l.tenant_id = i.tenant_id and l.task = i.task and l.twin = i.twin and floor_hides_runs(l);
         get diagnostics v_repaired = row_count;
         if v_repaired > 0 then
             return query select 'run below its lane''s floor', v_repaired;
@@ -49,7 +49,7 @@ begin
         update lane as l
         set parked = false, virtual_time = greatest(l.virtual_time, least_virtual_time(l.queue))
         from unnest(v_hidden) as i
-        where l.queue = i.queue and l.tenant_id = i.tenant_id and l.task = i.task
+        where l.queue = i.queue and l.tenant_id = i.tenant_id and l.task = i.task and l.twin = i.twin
           and l.parked and tenant_has_room(l.queue, l.tenant_id);
         get diagnostics v_repaired = row_count;
         if v_repaired > 0 then
@@ -60,8 +60,9 @@ begin
         end if;
     end if;
 
-    select sum(remove_empty_lanes(e.queue, e.tenants, e.tasks)) into v_repaired
-    from (select i.queue, array_agg(i.tenant_id) as tenants, array_agg(i.task) as tasks
+    select sum(remove_empty_lanes(e.queue, e.tenants, e.tasks, e.twins)) into v_repaired
+    from (select i.queue, array_agg(i.tenant_id) as tenants, array_agg(i.task) as tasks,
+                 array_agg(i.twin) as twins
           from unnest(v_empty) as i group by i.queue) as e;
     if v_repaired > 0 then
         return query select 'lane without runs', v_repaired;

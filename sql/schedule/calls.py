@@ -27,6 +27,7 @@ class NewSchedule:
     priority: int = 0
     unique_key: str | None = None
     periodic_id: str | None = None
+    session_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Firing:
 async def put_schedule(connection: Connection, new: NewSchedule) -> bool:
     """Make a schedule or change it; False if it was there already."""
     cursor = await connection.execute(
-        "select created from put_schedule(%s, %s, %s, %s, %s::jsonb, %s, %s, %s, %s, %s, %s)",
+        "select created from put_schedule(%s, %s, %s, %s, %s::jsonb, %s, %s, %s, %s, %s, %s, %s)",
         [
             new.tenant_id,
             new.name,
@@ -69,6 +70,7 @@ async def put_schedule(connection: Connection, new: NewSchedule) -> bool:
             new.priority,
             new.unique_key,
             new.periodic_id,
+            new.session_id,
         ],
     )
     row = await cursor.fetchone()

@@ -70,14 +70,17 @@ begin
                           end)::text order by f.ord) as args,
                array_agg(s.queue order by f.ord) as queues,
                array_agg(s.priority order by f.ord) as priorities,
-               array_agg(s.unique_key order by f.ord) as unique_keys
+               array_agg(s.unique_key order by f.ord) as unique_keys,
+               array_agg(s.session_id order by f.ord) as sessions,
+               array_agg(case when s.session_id is not null then 'skip' end order by f.ord) as orders
         into v_new
         from unnest(v_firing) as f(ord)
         join schedule as s on s.tenant_id = p_tenants[f.ord] and s.name = p_names[f.ord];
 
         select array_agg(e.run_id order by e.ord), array_agg(e.status order by e.ord) into v_runs, v_statuses
         from enqueue_runs(v_new.tenants, v_new.tasks, v_new.args, v_new.queues, v_new.priorities,
-                          p_unique => v_new.unique_keys, p_notify => p_notify) as e;
+                          p_sessions => v_new.sessions, p_unique => v_new.unique_keys, p_orders => v_new.orders,
+                          p_notify => p_notify) as e;
 
         update procrastinate_periodic_defers as d set job_id = f.run_id
         from unnest(v_firing, v_runs) as f(ord, run_id)

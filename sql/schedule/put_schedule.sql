@@ -4,6 +4,7 @@
 --   p_queue        null: the queue that the task's workers registered
 --   p_unique       uniqueness key of its runs: a moment brings no run while the one before is still queued
 --   p_periodic_id  for @app.periodic
+--   p_session      its runs are ordered ones of this session; null: they do not wait for one another
 -- With the same cron and time zone its next moment stays as well; otherwise it counts anew from now.
 create function put_schedule(
     p_tenant text,
@@ -16,7 +17,8 @@ create function put_schedule(
     p_queue text default null,
     p_priority integer default 0,
     p_unique text default null,
-    p_periodic_id text default null
+    p_periodic_id text default null,
+    p_session text default null
 ) returns table (created boolean)
 language plpgsql
 as $$
@@ -53,21 +55,22 @@ begin
     end if;
 
     insert into schedule as s (tenant_id, name, task, args, queue, priority, unique_key, cron, time_zone, missed,
-                               periodic_id, counts_from, created_at, updated_at)
+                               periodic_id, session_id, counts_from, created_at, updated_at)
     values (p_tenant, p_name, p_task, p_args, p_queue, p_priority, p_unique, p_cron, p_time_zone, p_missed,
-            p_periodic_id, v_now, v_now, v_now)
+            p_periodic_id, p_session, v_now, v_now, v_now)
     on conflict (tenant_id, name) do update
     set task = excluded.task, args = excluded.args, queue = excluded.queue, priority = excluded.priority,
         unique_key = excluded.unique_key, cron = excluded.cron, time_zone = excluded.time_zone,
-        missed = excluded.missed, periodic_id = excluded.periodic_id, error = null, updated_at = v_now,
+        missed = excluded.missed, periodic_id = excluded.periodic_id, session_id = excluded.session_id, error = null, updated_at = v_now,
         counts_from = case when (s.cron, s.time_zone) = (excluded.cron, excluded.time_zone)
                                 and (s.next_at is not null or s.error is null)
                            then s.counts_from else v_now end,
         next_at = case when (s.cron, s.time_zone) = (excluded.cron, excluded.time_zone) then s.next_at end
     -- Workers put what @app.periodic made at each start: what is as it was is not written again.
-    where (s.task, s.args, s.queue, s.priority, s.unique_key, s.cron, s.time_zone, s.missed, s.periodic_id)
+    where (s.task, s.args, s.queue, s.priority, s.unique_key, s.cron, s.time_zone, s.missed, s.periodic_id,
+           s.session_id)
         is distinct from (excluded.task, excluded.args, excluded.queue, excluded.priority, excluded.unique_key,
-                          excluded.cron, excluded.time_zone, excluded.missed, excluded.periodic_id)
+                          excluded.cron, excluded.time_zone, excluded.missed, excluded.periodic_id, excluded.session_id)
         or s.error is not null
     returning s.xmax = 0 into v_created;
     return query select coalesce(v_created, false);

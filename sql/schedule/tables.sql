@@ -5,6 +5,7 @@
 --   counts_from   moments after this count; next_at null: not worked out yet, as after a change of the cron
 --   last_at       the moment for which it last fired, with the run that this brought
 --   error         why the last moment brought no run; with next_at null it stands still until it is put again
+--   session_id    its runs are ordered ones of this session, one at a time; a failed one lets the next go on
 --   periodic_id   procrastinate's, for what @app.periodic made: its runs get the moment as `timestamp`
 create table schedule (
     tenant_id text not null,
@@ -14,6 +15,7 @@ create table schedule (
     queue text,
     priority integer not null default 0,
     unique_key text,
+    session_id text,
     cron text not null,
     time_zone text not null default 'UTC',
     missed text not null default 'last',

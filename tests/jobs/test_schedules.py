@@ -198,8 +198,9 @@ async def test_a_periodic_task_that_cannot_be_scheduled_leaves_the_others(
 
     await scheduler.register(connection)
     names = await rows(connection, "select name from schedule order by task")
-    assert len(names) == 2
-    assert names[1] == "periodic:tick:five"
+    assert len(names) == 3
+    assert names[1:] == ["periodic:locked", "periodic:tick:five"]
+    assert await rows(connection, "select session_id from schedule where task = 'locked'") == ["one at a time"]
     assert names[0].startswith("periodic:a-name-with-spaces--and-long-long-")
 
 

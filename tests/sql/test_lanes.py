@@ -41,10 +41,9 @@ async def test_an_enqueue_beside_an_open_removal_does_not_wait_and_has_a_lane(
 ) -> None:
     await empty_lane(connection)
     await connection.execute("set lock_timeout = '1s'")
-    async with await connect(conninfo) as remover:
-        async with remover.transaction(force_rollback=rolled_back):
-            assert await value(remover, REMOVE) == 1
-            (run_id,) = await enqueue(connection)
+    async with await connect(conninfo) as remover, remover.transaction(force_rollback=rolled_back):
+        assert await value(remover, REMOVE) == 1
+        (run_id,) = await enqueue(connection)
     assert await rows(connection, WITHOUT_LANE) == []
     assert [run.id for run in await claim(connection)] == [run_id]
 
@@ -55,12 +54,11 @@ async def test_a_caller_who_makes_a_lane_and_stays_open_stalls_nobody(
 ) -> None:
     await connection.execute("insert into queue (name) values ('default')")
     await connection.execute("set lock_timeout = '1s'")
-    async with await connect(conninfo) as caller:
-        async with caller.transaction(force_rollback=rolled_back):
-            theirs = await enqueue(caller, 2)
-            ours = await enqueue(connection, 2)
-            (first,) = await claim(connection, 1)
-            assert first.id == ours[0]
+    async with await connect(conninfo) as caller, caller.transaction(force_rollback=rolled_back):
+        theirs = await enqueue(caller, 2)
+        ours = await enqueue(connection, 2)
+        (first,) = await claim(connection, 1)
+        assert first.id == ours[0]
     expected = ours[1:] if rolled_back else theirs + ours[1:]
     assert [run.id for run in await claim(connection)] == expected
     await claim(connection)

@@ -123,7 +123,7 @@ async def test_a_suspect_run(connection: Connection, explain: Explain) -> None:
         await connection.execute("update worker set heartbeat_at = now() - interval '1 hour'")
         await rescue_runs(connection, timedelta(seconds=15))
     await new_worker(connection)
-    assert explain(run) == "run R died with its worker 2 times, and waits for a worker on which nothing else runs"
+    assert explain(run) == "run R died with its worker 2 times, and waits for a worker that runs only such runs"
 
 
 async def test_a_run_that_waits_its_turn(connection: Connection, explain: Explain) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from howdah.sql.pool import Connection
-from howdah.sql.queue.calls import claim_suspect, heartbeat
+from howdah.sql.queue.calls import claim_suspects, heartbeat
 from tests.sql.engine import claim, enqueue, new_worker, outcome, rows, value, write
 
 
@@ -19,25 +19,34 @@ async def test_neighbours_of_a_poison_run_survive_and_it_fails_with_the_reason(c
         worker = await new_worker(connection)
         assert len(await claim(connection, 1000, worker=worker)) == 500
         await die(connection, worker)
-    assert await claim(connection) == [], "those that died twice run alone only"
-    alone = 0
-    while True:
+    assert await claim(connection) == [], "those that died twice run apart only"
+    deaths_in: list[int] = []
+    while await value(connection, "select count(*) from run"):
+        await connection.execute("delete from worker")
         worker = await new_worker(connection)
-        assert (await heartbeat(connection, worker))[2] == bool(await value(connection, "select count(*) from run"))
-        runs = await claim_suspect(connection, worker, ["default"], ["t"])
-        if not runs:
-            break
-        (run,) = runs
-        if run.id == poison:
-            alone += 1
+        assert (await heartbeat(connection, worker)).suspects
+        runs = await claim_suspects(connection, worker, ["default"], ["t"])
+        assert runs
+        if poison in {run.id for run in runs}:
+            deaths_in.append(len(runs))
             await die(connection, worker)
         else:
-            await write(connection, outcome(run))
-    assert alone == 3
+            await write(connection, *(outcome(run) for run in runs))
+    assert deaths_in == [50, 5, 1, 1, 1]
     assert await rows(connection, "select id, error ->> 'type' from run_history where state <> 'succeeded'") == [
         (poison, "WorkerDied")
     ]
     assert await value(connection, "select count(*) from run_history") == 500
+
+
+async def test_no_more_workers_stop_for_suspects_than_there_are(connection: Connection) -> None:
+    await enqueue(connection)
+    for _ in range(2):
+        worker = await new_worker(connection)
+        await claim(connection, worker=worker)
+        await die(connection, worker)
+    workers = [await new_worker(connection) for _ in range(5)]
+    assert [(await heartbeat(connection, worker)).suspects for worker in workers].count(True) == 1
 
 
 async def test_a_death_in_company_is_not_held_against_a_run(connection: Connection) -> None:
@@ -55,7 +64,7 @@ async def test_a_suspect_that_comes_back_alive_is_one_no_longer(connection: Conn
         worker = await new_worker(connection)
         await claim(connection, worker=worker)
         await die(connection, worker)
-    (run,) = await claim_suspect(connection, await new_worker(connection), ["default"], ["t"])
+    (run,) = await claim_suspects(connection, await new_worker(connection), ["default"], ["t"])
     await write(connection, outcome(run, "retry"))
     assert [again.id for again in await claim(connection)] == [run.id]
 
@@ -80,7 +89,7 @@ async def test_limits_and_pauses_hold_for_suspects(connection: Connection) -> No
         ),
     ):
         await connection.execute(pause.encode())
-        assert await claim_suspect(connection, worker, ["default"], ["t"]) == []
+        assert await claim_suspects(connection, worker, ["default"], ["t"]) == []
         await connection.execute(resume.encode())
-    assert await claim_suspect(connection, worker, ["default"], ["other"]) == []
-    assert len(await claim_suspect(connection, worker, ["default"], ["t"])) == 1
+    assert await claim_suspects(connection, worker, ["default"], ["other"]) == []
+    assert len(await claim_suspects(connection, worker, ["default"], ["t"])) == 1
