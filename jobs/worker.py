@@ -166,7 +166,7 @@ class Worker:
     async def _register(self, pool: Pool) -> None:
         async with pool.connection() as connection:
             await calls.register_tasks(connection, self._entries)
-            self._worker_id = await calls.register_worker(connection, self._settings.name, self._queues)
+            self._worker_id = await calls.register_worker(connection, self._settings.name, self._queues, self._tasks)
         log.info("worker_started", worker=self._worker_id, queues=self._queues, tasks=len(self._tasks))
 
     async def _claim_loop(self, until_idle: bool) -> None:
@@ -317,7 +317,7 @@ class Worker:
 
     async def _keep_alive(self) -> None:
         async with self._engine.pool.connection() as connection:
-            alive, cancelled, suspects = await calls.heartbeat(connection, self._worker_id)
+            heard = await calls.heartbeat(connection, self._worker_id)
             workers = runs = 0
             if asyncio.get_running_loop().time() < self._heard_until:
                 workers, runs = await calls.rescue_runs(connection, timedelta(seconds=self._settings.rescue))
@@ -325,14 +325,17 @@ class Worker:
         self._heard_until = asyncio.get_running_loop().time() + 2 * self._settings.heartbeat
         if workers:
             log.warning("workers_found_dead", workers=workers, runs_requeued=runs)
-        if suspects:
+        if heard.draining and not self._stopping:
+            log.info("worker_drains", worker=self._worker_id, running=len(self._running))
+            self.stop()
+        if heard.suspects:
             self._suspects = True
             self._wake.set()
-        if not alive:
+        if not heard.alive:
             log.warning("worker_given_up_by_peers", worker=self._worker_id, running=len(self._running))
             await self._abandon(list(self._running.values()), Stop.LOST)
             await self._register(self._engine.pool)
-        for run_id in cancelled:
+        for run_id in heard.cancelled:
             if (execution := self._running.get(run_id)) is not None and execution.stop is None:
                 execution.stop = Stop.CANCELLED
                 if execution.task is not None:

@@ -23,8 +23,11 @@ def operator_schema(cell: str) -> str:
 
 
 def _files(area: str) -> list[Path]:
-    """The files of an area: tables and views first, then one function a file."""
+    """The files of an area: tables and views, and one function a file."""
     files = sorted((ROOT / area).glob("*.sql"))
+    if area == OPERATOR_AREA:
+        # Its views call its functions; elsewhere functions speak of views.
+        return sorted(files, key=lambda path: path.stem == "views")
     return sorted(files, key=lambda path: path.stem not in ("types", "tables", "views"))
 
 
@@ -50,6 +53,8 @@ def schema_sql(cell: str = DEFAULT_CELL) -> str:
         "select * from prepare_partitions();",
         f"set local search_path = {ops}, {cell}, public;",
         *(path.read_text() for path in _files(OPERATOR_AREA)),
+        f"set local search_path = {cell}, public;",
+        f"select grant_operators('{ops}');",
     ]
     return "\n".join(parts)
 

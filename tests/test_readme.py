@@ -193,15 +193,21 @@ def test_its_sql_for_operators_works_as_printed(db: psycopg.Connection, database
     db.execute("select finish_runs(array[%s::bigint], '{failed}', null, array['{\"type\": \"Oops\"}'::jsonb])", row)
     (script,) = blocks("sql", "SQL for operators")
     statements = [part for part in re.sub(r"--[^\n]*", "", script).split(";") if part.strip()]
-    assert len(statements) == 10
+    assert len(statements) == 16
     with psycopg.connect(database_url, autocommit=True, options="-c search_path=howdah,ops,public") as operator:
         answers = [operator.execute(part.replace(":run", str(row[0])).encode()).fetchall() for part in statements]
-    queues, failures, requeued, steps, _, schedules, enqueued, cancelled, created, appended = answers
+    queues, failures, requeued, others, why, steps, _, *answers = answers
+    paused, resumed, limit, drained, schedules, enqueued, cancelled, created, appended = answers
     assert schedules == []
     assert queues[0][0] == "default"
     assert failures[0][:3] == (row[0], "examples.hello", "Oops")
     assert requeued == [(row[0], "requeued")]
+    assert others == [(0, False)]
+    assert why == [(f"run {row[0]} is queued, and no live worker serves its queue default",)]
     assert steps == []
+    assert (paused, resumed) == ([("default", True)], [("default", False)])
+    assert limit[0][:2] == ("default", 100)
+    assert drained == [(7, "unknown")]
     assert enqueued[0][1] == "created"
     assert cancelled == [(row[0], "cancelled")]
     assert (created, appended) == ([(True,)], [(1, "created")])

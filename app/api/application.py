@@ -10,6 +10,7 @@ from litestar.datastructures import State
 from litestar.di import Provide
 
 from howdah.app.api.auth import provide_caller, provide_resources, require_key
+from howdah.app.api.bulk_runs import BulkRunController
 from howdah.app.api.collections import CollectionController
 from howdah.app.api.events import EventController
 from howdah.app.api.files import FileController
@@ -23,12 +24,14 @@ from howdah.app.api.runs import RunController
 from howdah.app.api.schedules import ScheduleController
 from howdah.app.api.sessions import SessionController
 from howdah.app.api.stream_tokens import StreamTokenController
+from howdah.app.api.tasks import TaskController
 from howdah.app.api.tenants import TenantController
 from howdah.app.composition import open_resources
 from howdah.app.settings import Settings
 
 CONTROLLERS = (
     RunController,
+    BulkRunController,
     ScheduleController,
     SessionController,
     EventController,
@@ -37,6 +40,7 @@ CONTROLLERS = (
     FileController,
     ModelController,
     QueueController,
+    TaskController,
     TenantController,
 )
 

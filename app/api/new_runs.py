@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import msgspec
@@ -16,31 +16,60 @@ from howdah.app.api.run_reads import (
 )
 from howdah.app.composition import Resources
 from howdah.app.task_registry import RegisteredTask
-from howdah.sql.errors import HowdahError, IdempotencyConflict, NotUnique, UnknownTenant
+from howdah.jobs.retry import RetryStrategy, override_json
+from howdah.sql.errors import HowdahError, IdempotencyConflict, NotUnique, QueueFull, UnknownTenant
 from howdah.sql.json_values import checked
-from howdah.sql.queue.calls import Enqueued, NewRun
+from howdah.sql.queue.calls import Enqueued, NewRun, OnFailure
 
 # One transaction's worth; a client with more sends several.
 MAX_BATCH = 1000
+# Seconds. A key is a row until its window is over; a month is longer than any client tries.
+MAX_WINDOW = 30 * 86_400
+# Seconds. A run that should wait for more than a year after a failure is a mistake.
+MAX_PAUSE = 365 * 86_400
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$(?!\n)"
 SESSION = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\n)"
 Key = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+Priority = Annotated[int, msgspec.Meta(ge=-1_000_000, le=1_000_000, description="Higher first.")]
+
+
+class Retry(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """When this run is tried again after a failure, in place of its task's own strategy.
+
+    The wait is ``wait + linear_wait × failures + exponential_wait ** (failures + 1)`` seconds, at most `max_wait`, then
+    lengthened at random by up to `jitter` of it. `max_attempts` left out: as often as it takes."""
+
+    max_attempts: Annotated[int, msgspec.Meta(ge=0, le=10_000)] | None = None
+    wait: Annotated[int, msgspec.Meta(ge=0, le=MAX_PAUSE)] = 0
+    linear_wait: Annotated[int, msgspec.Meta(ge=0, le=MAX_PAUSE)] = 0
+    exponential_wait: Annotated[int, msgspec.Meta(ge=0, le=60)] = 0
+    max_wait: Annotated[float, msgspec.Meta(ge=0, le=MAX_PAUSE)] | None = None
+    jitter: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
 
 
 class NewRunBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A run to create. `queue` left out: the task's own. `run_at` in the future: not before. `unique_key`: refused
-    while another run with it is queued."""
+    while another run with it is queued.
+
+    `order` makes it one of its session's ordered runs, which go one at a time in the order in which they were created;
+    when it fails for good, those behind it go on (`skip`) or wait until it is requeued or discarded (`block`). With a
+    `deadline`, it has failed if it has not ended by then. `idempotency_window_s`: how long its idempotency key is
+    remembered; left out: a day."""
 
     task: Annotated[str, msgspec.Meta(min_length=1, max_length=200, examples=["invoice.send"])]
     args: Annotated[
         msgspec.Raw, msgspec.Meta(description="An object that fits the task's schema.", examples=[{"id": 7}])
     ] = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
     queue: Annotated[str, msgspec.Meta(pattern=NAME)] | None = None
-    priority: Annotated[int, msgspec.Meta(ge=-1_000_000, le=1_000_000, description="Higher first.")] = 0
+    priority: Priority = 0
     run_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
     session: Annotated[str, msgspec.Meta(pattern=SESSION)] | None = None
     unique_key: Key | None = None
+    order: OnFailure | None = None
+    deadline: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+    retry: Retry | None = None
+    idempotency_window_s: Annotated[float, msgspec.Meta(ge=1, le=MAX_WINDOW)] | None = None
 
 
 class BatchItem(NewRunBody, kw_only=True, forbid_unknown_fields=True):
@@ -75,6 +104,10 @@ async def checked_run(
 ) -> NewRun:
     """The run to enqueue, once its task is known and its arguments fit."""
     task, text = await checked_args(data.task, bytes(data.args), resources, where)
+    if data.order is not None and data.session is None:
+        raise _needs(f"{where}/order", "an ordered run is one of a session's: name the session")
+    if data.idempotency_window_s is not None and key is None:
+        raise _needs(f"{where}/idempotency_window_s", "it is the window of an idempotency key: send one")
     return NewRun(
         tenant_id=tenant_id,
         task=data.task,
@@ -85,7 +118,15 @@ async def checked_run(
         session_id=data.session,
         idempotency_key=key,
         unique_key=data.unique_key,
+        order=data.order,
+        deadline=data.deadline,
+        retry=None if data.retry is None else override_json(RetryStrategy(**msgspec.structs.asdict(data.retry))),
+        key_window=None if data.idempotency_window_s is None else timedelta(seconds=data.idempotency_window_s),
     )
+
+
+def _needs(pointer: str, detail: str) -> Refused:
+    return Refused(422, "invalid-request", f"{pointer}: {detail}", errors=[FieldError(detail, pointer)])
 
 
 async def checked_args(name: str, raw: bytes, resources: Resources, where: str = "") -> tuple[RegisteredTask, str]:
@@ -111,25 +152,35 @@ def accepted_id(new: NewRun, enqueued: Enqueued) -> int:
         )
     if enqueued.status == "not_unique":
         raise NotUnique(f"a run with the uniqueness key {new.unique_key!r} is already queued: wait until it starts")
+    if enqueued.status == "queue_full":
+        raise QueueFull(f"queue {new.queue!r} has as many queued runs as it may: send it again later")
     raise UnknownTenant(f"tenant {new.tenant_id!r} is unknown")
 
 
 def batch_result(index: int, new: NewRun, outcome: Enqueued | BaseException, known: dict[int, Run]) -> BatchResult:
-    """`known` has the runs that were there already."""
+    """`known` has the runs that were there already, and the ordered ones."""
     try:
         if isinstance(outcome, BaseException):
             return failed_result(index, outcome)
         run_id = accepted_id(new, outcome)
     except HowdahError as error:
         return failed_result(index, error)
-    if outcome.status == "existing":
+    status = 200 if outcome.status == "existing" else 201
+    if run_id in known:
         fields = {name: getattr(known[run_id], name) for name in RunSummary.__struct_fields__}
-        return BatchResult(index, 200, RunSummary(**fields))
-    return BatchResult(index, 201, RunSummary(**summary_fields(new, run_id)))
+        return BatchResult(index, status, RunSummary(**fields))
+    return BatchResult(index, status, RunSummary(**summary_fields(new, run_id)))
+
+
+def must_be_read(new: NewRun, enqueued: Enqueued) -> bool:
+    """Whether the run that there is now has to be looked up: it was there before, or others of its session decide
+    whether it is blocked."""
+    return enqueued.run_id is not None and (enqueued.status == "existing" or new.order is not None)
 
 
 def summary_fields(new: NewRun, run_id: int) -> dict[str, Any]:
-    """A new run as it is on disk, without asking for it: the id tells by the database's own clock whether it is due."""
+    """A new run as it is on disk, without asking for it: the id tells by the database's own clock whether it is due.
+    Not for ordered ones."""
     created = created_at(run_id)
     later = new.run_at is not None and new.run_at > created
     return {
@@ -140,10 +191,13 @@ def summary_fields(new: NewRun, run_id: int) -> dict[str, Any]:
         "state": "scheduled" if later else "queued",
         "priority": new.priority,
         "session": new.session_id,
+        "order": None,
+        "order_no": None,
         "attempt": 0,
         "failures": 0,
         "created_at": created,
         "run_at": new.run_at,
+        "deadline": new.deadline,
         "started_at": None,
         "finished_at": None,
     }

@@ -29,13 +29,14 @@ ASSETS = {
     "favicon-32x32.png": "image/png",
 }
 TAGS = {
-    "runs": "Executions of tasks: create, look up, wait, list, cancel, requeue.",
+    "runs": "Executions of tasks: create, look up, wait, list, explain, change, cancel, requeue, discard; one or many.",
     "schedules": "Runs that come again and again, by cron expressions on the clock of a time zone.",
     "sessions": "Ordered streams of events, numbered 1, 2, 3 … without gaps; read as pages or as server-sent events.",
     "collections": "Documents, and retrieval from them.",
     "files": "What clients hand in for a run, and what runs hand back.",
     "models": "What can be chosen from, in OpenAI's shape.",
-    "queues": "How much waits and runs.",
+    "queues": "How much waits and runs, and what may.",
+    "tasks": "Pause and resume; for administrators.",
     "tenants": "Customers and their keys; for administrators.",
     "health": "Whether this process lives and can serve.",
 }
@@ -48,6 +49,9 @@ naming it in the header `{TENANT_HEADER}`."""
 EXAMPLES: dict[str, Any] = {
     "/v1/runs": {"task": "invoice.send", "args": {"id": 7}, "session": "case-7"},
     "/v1/runs/batch": {"runs": [{"task": "invoice.send", "args": {"id": 7}, "idempotency_key": "invoice-7"}]},
+    "/v1/runs/requeue": {"task": "invoice.send", "since": "2030-01-01T00:00:00Z"},
+    "/v1/runs/discard": {"task": "invoice.send", "error": "ValueError"},
+    "/v1/runs/cancel": {"queue": "mail"},
     "/v1/schedules/{name}": {
         "task": "invoice.remind",
         "cron": "30 9 * * mon-fri",

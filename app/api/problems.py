@@ -18,12 +18,12 @@ from psycopg import errors as pg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
-from howdah.sql.errors import BadValue, HowdahError, from_psycopg
+from howdah.sql.errors import BadValue, HowdahError, QueueFull, from_psycopg
 
 log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-# Postgres restarts, and a full pool drains, within seconds.
+# Postgres restarts, and a full pool drains, within seconds; what waits in a capped queue is counted each second.
 RETRY_AFTER = {"Retry-After": "1"}
 TITLES = {
     400: "Bad request",
@@ -91,7 +91,8 @@ def problem_of(error: Exception, instance: str | None = None) -> tuple[Problem, 
         error = _unavailable()
     if isinstance(error, HowdahError):
         slug = re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__).lower()
-        return Problem(_type(slug), error.title, error.status, str(error), instance, error.sqlstate), {}
+        headers = RETRY_AFTER if isinstance(error, QueueFull) else {}
+        return Problem(_type(slug), error.title, error.status, str(error), instance, error.sqlstate), headers
     if isinstance(error, HTTPException):
         error = _of_framework(error)
     if isinstance(error, Refused):

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from howdah.app.api.pagination import bad_cursor, decode_cursor, encode_cursor
 from howdah.sql.errors import UnknownRun
+from howdah.sql.queue.calls import OnFailure
 from howdah.sql.tables import checkpoint, run, run_history
 
 LiveState = Literal["queued", "scheduled", "blocked", "waiting", "held", "running"]
@@ -23,7 +24,11 @@ _NEVER = cast(null(), DateTime(timezone=True))
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """One execution of a task. `attempt` counts claims, `failures` those that failed. Times are UTC."""
+    """One execution of a task. `attempt` counts claims, `failures` those that failed. Times are UTC.
+
+    `order` and `order_no` are of a run that is one of its session's ordered ones: what its failure does to those behind
+    it, and its place among them. `deadline` is a live run's.
+    """
 
     id: str
     tenant: str
@@ -32,10 +37,13 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     state: RunState
     priority: int
     session: str | None
+    order: OnFailure | None
+    order_no: int | None
     attempt: int
     failures: int
     created_at: datetime
     run_at: datetime | None
+    deadline: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
 
@@ -187,7 +195,7 @@ async def list_steps(
 def _live(*, full: bool) -> Select[Any]:
     c = run.c
     columns: list[Any] = [c.id, c.tenant_id, c.queue, c.task, c.state, c.priority, c.session_id, c.attempt, c.failures]
-    columns += [c.run_at, c.claimed_at, _NEVER.label("finished_at")]
+    columns += [c.on_failure, c.order_no, c.run_at, c.deadline, c.claimed_at, _NEVER.label("finished_at")]
     if full:
         columns += [cast(c.args, Text).label("args"), cast(null(), Text).label("output"), cast(c.error, Text)]
     return select(*columns)
@@ -196,7 +204,7 @@ def _live(*, full: bool) -> Select[Any]:
 def _history(*, full: bool) -> Select[Any]:
     c = run_history.c
     columns: list[Any] = [c.id, c.tenant_id, c.queue, c.task, c.state, c.priority, c.session_id, c.attempt, c.failures]
-    columns += [_NEVER.label("run_at"), c.claimed_at, c.finished_at]
+    columns += [c.on_failure, c.order_no, _NEVER.label("run_at"), _NEVER.label("deadline"), c.claimed_at, c.finished_at]
     if full:
         columns += [cast(c.args, Text).label("args"), cast(c.output, Text), cast(c.error, Text)]
     return select(*columns)
@@ -211,10 +219,13 @@ def _summary(row: Row[Any]) -> dict[str, Any]:
         "state": row.state,
         "priority": row.priority,
         "session": row.session_id,
+        "order": row.on_failure,
+        "order_no": row.order_no,
         "attempt": row.attempt,
         "failures": row.failures,
         "created_at": created_at(row.id),
         "run_at": row.run_at,
+        "deadline": row.deadline,
         "started_at": row.claimed_at,
         "finished_at": row.finished_at,
     }

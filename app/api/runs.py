@@ -1,12 +1,13 @@
-"""`/v1/runs`: create, one or many; look up, wait, list; cancel and requeue."""
+"""`/v1/runs`: create, one or many; look up, wait, list, explain; change, cancel, requeue and discard."""
 
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from typing import Annotated
 
 import msgspec
-from litestar import Controller, Response, get, post
+from litestar import Controller, Response, get, patch, post
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromQuery, HeaderParameter, JSONBody, PathParameter, QueryParameter
@@ -15,15 +16,18 @@ from howdah.app.api.auth import Caller
 from howdah.app.api.bodies import JsonBody, JsonItems, decode_body
 from howdah.app.api.metrics import Metrics
 from howdah.app.api.new_runs import (
+    NAME,
     BatchItem,
     BatchResult,
     BatchResults,
     NewRunBody,
+    Priority,
     RunBatch,
     accepted_id,
     batch_result,
     checked_run,
     failed_result,
+    must_be_read,
     summary_fields,
 )
 from howdah.app.api.pagination import DEFAULT_LIMIT, Cursor, Limit
@@ -43,7 +47,15 @@ from howdah.app.api.run_reads import (
 from howdah.app.composition import Resources
 from howdah.app.run_waiter import TooManyWaiters
 from howdah.sql.errors import HowdahError, UnknownRun, WrongState
-from howdah.sql.queue.calls import Enqueued, NewRun, cancel_runs, requeue_runs
+from howdah.sql.queue.calls import (
+    Enqueued,
+    NewRun,
+    cancel_runs,
+    change_runs,
+    discard_runs,
+    explain_run,
+    requeue_runs,
+)
 
 # Below the idle limit of usual proxies.
 MAX_WAIT = 60.0
@@ -52,10 +64,26 @@ RunId = Annotated[str, PathParameter(description="The run's id.", max_length=40)
 
 
 class RunStatus(msgspec.Struct, frozen=True):
-    """What became of the request: `cancelled`, `requested` (its worker is asked), `finished` before, or `requeued`."""
+    """What became of the request: `cancelled`, `requested` (its worker is asked), `finished` before, `requeued`, or
+    `discarded`."""
 
     id: str
     status: str
+
+
+class RunChanges(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What to change of a run that has not started; what is left out or null stays. A `run_at` that has passed: now."""
+
+    priority: Priority | None = None
+    queue: Annotated[str, msgspec.Meta(pattern=NAME)] | None = None
+    run_at: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """Why a run does not run now, in one sentence for people."""
+
+    id: str
+    explanation: str
 
 
 class RunController(Controller):
@@ -91,10 +119,11 @@ class RunController(Controller):
         metrics.enqueued(enqueued.status)
         run_id = accepted_id(new, enqueued)
         location = {"Location": f"/v1/runs/{run_id}"}
-        if enqueued.status == "existing":
-            return Response(await find_run(resources.engine, new.tenant_id, run_id), status_code=200, headers=location)
-        run = Run(**summary_fields(new, run_id), args=msgspec.Raw(new.args.encode()))
-        return Response(run, status_code=201, headers=location)
+        if must_be_read(new, enqueued):
+            run = await find_run(resources.engine, new.tenant_id, run_id)
+        else:
+            run = Run(**summary_fields(new, run_id), args=msgspec.Raw(new.args.encode()))
+        return Response(run, status_code=200 if enqueued.status == "existing" else 201, headers=location)
 
     @post("/batch", status_code=200, dto=JsonItems[RunBatch])
     async def create_runs(
@@ -116,8 +145,12 @@ class RunController(Controller):
             except (Refused, HowdahError) as error:
                 results[index] = failed_result(index, error)
         outcomes = await asyncio.gather(*map(resources.enqueuer.add, new_runs.values()), return_exceptions=True)
-        existing = [o.run_id for o in outcomes if isinstance(o, Enqueued) and o.status == "existing" and o.run_id]
-        known = await find_runs(resources.engine, tenant_id, existing)
+        to_read = [
+            outcome.run_id
+            for new, outcome in zip(new_runs.values(), outcomes, strict=True)
+            if isinstance(outcome, Enqueued) and outcome.run_id is not None and must_be_read(new, outcome)
+        ]
+        known = await find_runs(resources.engine, tenant_id, to_read)
         for (index, new), outcome in zip(new_runs.items(), outcomes, strict=True):
             if isinstance(outcome, Enqueued):
                 metrics.enqueued(outcome.status)
@@ -162,6 +195,35 @@ class RunController(Controller):
             raise Refused(503, "too-many-waiters", f"{error}; ask without wait", headers=RETRY_AFTER) from error
         return await find_run(resources.engine, caller.tenant_id, number)
 
+    @patch("/{run_id:str}", dto=JsonBody[RunChanges])
+    async def change_run(
+        self,
+        run_id: RunId,
+        data: JSONBody[RunChanges],
+        caller: NamedDependency[Caller],
+        resources: NamedDependency[Resources],
+    ) -> Run:
+        """Change the priority, the queue or the time of a run that has not started; one that has is refused (409)."""
+        number = parse_run_id(run_id)
+        changes = msgspec.structs.asdict(data)
+        async with resources.pool.connection() as connection:
+            status = (await change_runs(connection, caller.tenant_id, [number], **changes))[number]
+        if status == "unknown":
+            raise UnknownRun(f"run {number} is unknown")
+        if status != "changed":
+            raise WrongState(f"run {number} has {status}: only a run that has not can be changed")
+        return await find_run(resources.engine, caller.tenant_id, number)
+
+    @get("/{run_id:str}/explanation")
+    async def explain_run(
+        self, run_id: RunId, caller: NamedDependency[Caller], resources: NamedDependency[Resources]
+    ) -> Explanation:
+        """Tell why a run does not run now: paused, at a limit, behind others, without a worker, or over."""
+        number = parse_run_id(run_id)
+        await find_run(resources.engine, caller.tenant_id, number)
+        async with resources.pool.connection() as connection:
+            return Explanation(run_id, await explain_run(connection, caller.tenant_id, number))
+
     @post(
         "/{run_id:str}/cancel",
         status_code=200,
@@ -190,6 +252,21 @@ class RunController(Controller):
             raise UnknownRun(f"run {number} is unknown")
         if status != "requeued":
             raise WrongState(f"run {number} is {status}: only failed and cancelled runs can be requeued")
+        return RunStatus(run_id, status)
+
+    @post("/{run_id:str}/discard", status_code=200)
+    async def discard_run(
+        self, run_id: RunId, caller: NamedDependency[Caller], resources: NamedDependency[Resources]
+    ) -> RunStatus:
+        """Give a failed run up: it is cancelled, and an ordered session that waited for it goes on."""
+        number = parse_run_id(run_id)
+        async with resources.pool.connection() as connection:
+            status = (await discard_runs(connection, caller.tenant_id, [number]))[number]
+        if status == "unknown":
+            raise UnknownRun(f"run {number} is unknown")
+        if status != "discarded":
+            state = "not over" if status == "live" else "over, but has not failed"
+            raise WrongState(f"run {number} is {state}: only a failed run can be discarded")
         return RunStatus(run_id, status)
 
     @get("/{run_id:str}/steps")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
-from litestar import Controller, Response, delete, get, post
+from litestar import Controller, Response, delete, get, patch, post
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody, PathParameter
-from sqlalchemy import select
+from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from howdah.app.api.auth import require_admin
@@ -20,6 +20,7 @@ from howdah.app.api.problems import Refused
 from howdah.app.composition import Resources
 from howdah.app.keys import new_api_key, store_key
 from howdah.sql.errors import UnknownTenant
+from howdah.sql.queue.calls import pause_tenant, set_tenant_weight
 from howdah.sql.tables import api_key, tenant
 from howdah.sql.tenancy.calls import create_tenant, revoke_api_key
 
@@ -41,11 +42,20 @@ class NewTenant(msgspec.Struct, forbid_unknown_fields=True):
     name: Name | None = None
 
 
+class TenantChanges(msgspec.Struct, forbid_unknown_fields=True):
+    """What to change of a tenant; what is left out or null stays."""
+
+    weight: Annotated[float, msgspec.Meta(ge=0.001, le=1000)] | None = None
+    paused: bool | None = None
+
+
 class Tenant(msgspec.Struct, frozen=True):
-    """A customer."""
+    """A customer. `weight`: its share of each queue beside the others' shares. While `paused`, no run of it starts."""
 
     id: str
     name: str
+    weight: float
+    paused: bool
     created_at: datetime
 
 
@@ -116,11 +126,23 @@ class TenantController(Controller):
         async with resources.engine.connect() as connection:
             rows = (await connection.execute(query)).all()
         more = encode_cursor("tenants", rows[limit - 1].id) if len(rows) > limit else None
-        return TenantPage([Tenant(row.id, row.name, row.created_at) for row in rows[:limit]], more)
+        return TenantPage([_tenant(row) for row in rows[:limit]], more)
 
     @get("/{tenant_id:str}")
     async def get_tenant(self, tenant_id: TenantId, resources: NamedDependency[Resources]) -> Tenant:
         """Look up a tenant."""
+        return await _find_tenant(resources.engine, tenant_id)
+
+    @patch("/{tenant_id:str}", dto=JsonBody[TenantChanges])
+    async def change_tenant(
+        self, tenant_id: TenantId, data: JSONBody[TenantChanges], resources: NamedDependency[Resources]
+    ) -> Tenant:
+        """Set a tenant's weight, pause it in all queues, or let it go on. Runs that run go on to their end."""
+        async with resources.pool.connection() as connection, connection.transaction():
+            if data.weight is not None:
+                await set_tenant_weight(connection, tenant_id, data.weight)
+            if data.paused is not None:
+                await pause_tenant(connection, tenant_id, data.paused)
         return await _find_tenant(resources.engine, tenant_id)
 
     @post("/{tenant_id:str}/keys", dto=JsonBody[NewKeyBody])
@@ -176,4 +198,8 @@ async def _find_tenant(engine: AsyncEngine, tenant_id: str) -> Tenant:
         row = (await connection.execute(select(tenant).where(tenant.c.id == tenant_id))).one_or_none()
     if row is None:
         raise UnknownTenant(f"tenant {tenant_id!r} is unknown")
-    return Tenant(row.id, row.name, row.created_at)
+    return _tenant(row)
+
+
+def _tenant(row: Row[Any]) -> Tenant:
+    return Tenant(row.id, row.name, row.weight, row.paused, row.created_at)

@@ -70,6 +70,43 @@ as $$
     where k.id = p_id and k.secret_sha256 = p_secret_sha256 and k.revoked_at is null
 $$;
 
+-- Opens the operator schema beside this cell to the role howdah_operator, and nothing else: its views read and its functions
+-- act with their owner's rights, so that the role needs none on the cell itself. Called by the installation; again where
+-- the role came later, by the owner: select grant_operators('ops').
+-- The functions' path begins with the cell, which the engine takes for its own name when it notifies, and ends with
+-- pg_temp: else a caller's temporary table could stand in for one of the engine's.
+create function grant_operators(p_schema text) returns void
+language plpgsql
+as $$
+declare
+    v_function regprocedure;
+begin
+    for v_function in
+        select p.oid from pg_proc as p where p.pronamespace = p_schema::regnamespace
+    loop
+        execute format('alter function %s security definer set search_path = %I, public, pg_temp',
+                       v_function, current_schema());
+        execute format('revoke execute on function %s from public', v_function);
+    end loop;
+    -- Roles belong to the server: another database or another cell may have made it, also this very moment.
+    begin
+        if to_regrole('howdah_operator') is null then
+            create role howdah_operator nologin;
+        end if;
+    exception
+        when duplicate_object or unique_violation then
+            null;
+        when insufficient_privilege then
+            raise notice 'there is no role howdah_operator, and % may not create it', current_user
+                using hint = format('have it created, then: select grant_operators(%L)', p_schema);
+            return;
+    end;
+    execute format('grant usage on schema %I to howdah_operator', p_schema);
+    execute format('grant select on all tables in schema %I to howdah_operator', p_schema);
+    execute format('grant execute on all functions in schema %I to howdah_operator', p_schema);
+end
+$$;
+
 -- A revoked key opens nothing from its next use. p_tenant null: any tenant's.
 create function revoke_api_key(p_tenant text, p_id text) returns table (revoked boolean)
 language plpgsql
@@ -143,10 +180,14 @@ create table task (
     constraint task_kind_check check (kind in ('task', 'workflow'))
 );
 
+-- tasks: what it can run; empty where it did not say, as stock procrastinate workers do not. draining: an operator asked
+-- it to claim nothing more, finish, and stop; it learns of that from its next heartbeat.
 create table worker (
     id bigint generated always as identity,
     name text not null,
     queues text[] not null,
+    tasks text[] not null default '{}',
+    draining boolean not null default false,
     started_at timestamptz not null default now(),
     heartbeat_at timestamptz not null default now(),
     constraint worker_pkey primary key (id)
@@ -285,6 +326,9 @@ create table run_history (
     constraint run_history_state_check check (state in ('succeeded', 'failed', 'cancelled'))
 ) partition by range (finished_at);
 create index run_history_tenant_idx on run_history (tenant_id, id);
+-- For operators: what failed, a small part of all; and what ended lately, which rows are written in the order of already.
+create index run_history_failed_idx on run_history (finished_at) where state = 'failed';
+create index run_history_finished_idx on run_history using brin (finished_at) with (autosummarize = on);
 -- A finish must never fail for want of a partition: days that nobody prepared land here.
 create table run_history_default partition of run_history default;
 
@@ -368,6 +412,23 @@ begin
         raise exception 'the transaction is %, the engine needs read committed', current_setting('transaction_isolation')
             using errcode = 'HW008', hint = 'begin the transaction with: begin isolation level read committed';
     end if;
+end
+$$;
+
+-- Cancels runs that have not started, those that fit a filter, p_limit at most, the oldest first: see find_queued and
+-- cancel_runs. requested: they were started meanwhile, and their workers are asked. more: there are others; call it again.
+create function cancel_queued(p_filter jsonb default '{}', p_limit integer default 1000, p_reason text default 'cancelled',
+                              p_notify boolean default true)
+returns table (cancelled integer, requested integer, more boolean)
+language plpgsql
+as $$
+declare
+    v_runs bigint[] := find_queued(p_filter, p_limit);
+begin
+    return query
+    select count(*) filter (where s.status = 'cancelled')::integer, count(*) filter (where s.status = 'requested')::integer,
+           cardinality(v_runs) > p_limit
+    from cancel_runs(p_filter ->> 'tenant', v_runs[1:p_limit], p_reason, p_notify) as s;
 end
 $$;
 
@@ -473,6 +534,35 @@ begin
                                and (p_tenant is null or h.tenant_id = p_tenant)) then 'finished'
                 else 'unknown' end
     from unnest(p_runs) as i(id);
+end
+$$;
+
+-- Refuses a filter that has keys other than these, or a limit that is no chunk's: what acts on many runs must not act on
+-- more than was meant.
+create function check_filter(p_filter jsonb, p_known text[], p_limit integer) returns void
+language plpgsql
+as $$
+declare
+    v_key text;
+begin
+    if jsonb_typeof(p_filter) is distinct from 'object' then
+        raise exception 'the filter is %', coalesce(jsonb_typeof(p_filter), 'null')
+            using errcode = 'HW016', hint = 'give an object, such as {"queue": "mail"}, or {} for all';
+    end if;
+    for v_key in select jsonb_object_keys(p_filter) loop
+        if v_key <> all (p_known) then
+            raise exception 'the filter has an unknown key %', quote_literal(v_key)
+                using errcode = 'HW016', hint = 'use ' || array_to_string(p_known, ', ');
+        end if;
+    end loop;
+    if p_limit is null or p_limit not between 1 and 10000 then
+        raise exception 'the limit is %', coalesce(p_limit::text, 'null')
+            using errcode = 'HW016', hint = 'give a number from 1 to 10000, and repeat while there is more';
+    end if;
+    if p_filter ? 'ids' and jsonb_typeof(p_filter -> 'ids') <> 'array' then
+        raise exception 'the filter''s ids are %', p_filter -> 'ids'
+            using errcode = 'HW016', hint = 'give an array of run ids';
+    end if;
 end
 $$;
 
@@ -783,6 +873,21 @@ as $$
     where q.name = p_queue and q.starts_per_period is not null and p_started > 0
 $$;
 
+-- Gives failed runs up, those that fit a filter, p_limit at most, the longest failed first: see find_failed and
+-- discard_runs. more: there are others; call it again.
+create function discard_failed(p_filter jsonb default '{}', p_limit integer default 1000, p_notify boolean default true)
+returns table (discarded integer, more boolean)
+language plpgsql
+as $$
+declare
+    v_runs bigint[] := find_failed(p_filter, p_limit);
+begin
+    return query
+    select count(*) filter (where s.status = 'discarded')::integer, cardinality(v_runs) > p_limit
+    from discard_runs(p_filter ->> 'tenant', v_runs[1:p_limit], p_notify) as s;
+end
+$$;
+
 -- Gives failed runs up: they become cancelled ones, with their error kept, and an ordered session that waited for one of
 -- them goes on. p_tenant null: any tenant's (operators). status: discarded | live | finished | unknown.
 create function discard_runs(p_tenant text, p_runs bigint[], p_notify boolean default true)
@@ -826,6 +931,25 @@ begin
                                and (p_tenant is null or h.tenant_id = p_tenant)) then 'finished'
                 else 'unknown' end
     from unnest(p_runs) as i(id);
+end
+$$;
+
+-- Asks a worker to claim nothing more, to finish what it runs, and to stop. status: asked | stock | unknown.
+-- A stock procrastinate worker cannot be asked: end its process, and it does the same.
+create function drain_worker(p_worker bigint) returns table (worker_id bigint, status text)
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_name text;
+begin
+    update worker as w set draining = w.name not like 'procrastinate:%' where w.id = p_worker returning w.name into v_name;
+    if v_name not like 'procrastinate:%' then
+        -- What makes a worker heartbeat at once.
+        perform pg_notify(current_schema() || '.cancels', '');
+    end if;
+    return query
+    select p_worker, case when v_name is null then 'unknown' when v_name like 'procrastinate:%' then 'stock' else 'asked' end;
 end
 $$;
 
@@ -1173,6 +1297,213 @@ begin
 end
 $$;
 
+-- Why a run does not run now, in one sentence, for people: the first reason that holds, of those that a claim would meet.
+-- p_tenant null: any tenant's (operators). Counts end at 10,000, and each lookup goes through an index.
+create function explain_run(p_tenant text, p_run bigint) returns text
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    c_silent constant interval := '30 s';  -- a worker silent for longer does not count as alive
+    v_now timestamptz := engine_now();
+    v_run run;
+    v_old run_history;
+    v_queue queue;
+    v_worker worker;
+    v_lane lane;
+    v_head bigint;
+    v_count bigint;
+    v_ahead bigint;
+begin
+    select r.* into v_run from run as r where r.id = p_run and (p_tenant is null or r.tenant_id = p_tenant);
+    if not found then
+        select h.* into v_old from run_history as h
+        where h.id = p_run and h.finished_at >= run_created_at(p_run) and (p_tenant is null or h.tenant_id = p_tenant);
+        if not found then
+            return format('run %s is unknown: it never was, or its history has been removed', p_run);
+        end if;
+        return format('run %s %s at %s%s%s', p_run,
+                      case v_old.state when 'cancelled' then 'was cancelled' else v_old.state end, v_old.finished_at,
+                      ': ' || (v_old.error ->> 'type') || coalesce(': ' || left(v_old.error ->> 'message', 200), ''),
+                      case when v_old.state = 'failed' then '; requeue it to bring it back'
+                           || case when exists (select from ordered_session as s
+                                                where s.tenant_id = v_old.tenant_id and s.session_id = v_old.session_id
+                                                  and s.head_id = p_run)
+                                   then ', or discard it: its session ' || v_old.session_id || ' waits for it' else '' end
+                      end);
+    end if;
+
+    case v_run.state
+        when 'running' then
+            select w.* into v_worker from worker as w where w.id = v_run.worker_id;
+            return format('run %s is running, attempt %s, on worker %s (%s) since %s%s%s', p_run, v_run.attempt,
+                          v_run.worker_id, coalesce(v_worker.name, 'gone'), v_run.claimed_at,
+                          case when v_run.cancel_requested then '; its worker has been asked to stop it' end,
+                          case when v_worker.heartbeat_at < v_now - c_silent
+                               then '; that worker is silent since ' || v_worker.heartbeat_at
+                                    || ': a live one gives its runs back to the queue' end);
+        when 'scheduled' then
+            return format('run %s is scheduled for %s%s', p_run, v_run.run_at,
+                          case when v_run.run_at < v_now - interval '10 s' then ', which has passed: no worker is alive' end);
+        when 'blocked' then
+            select s.head_id into v_head from ordered_session as s
+            where s.tenant_id = v_run.tenant_id and s.session_id = v_run.session_id;
+            select h.* into v_old from run_history as h
+            where h.id = v_head and h.finished_at >= run_created_at(v_head);
+            if found then
+                return format('run %s waits in session %s behind run %s, which has %s: requeue that one, or discard it',
+                              p_run, v_run.session_id, v_head, v_old.state);
+            end if;
+            select count(*) into v_count
+            from (select from run as r
+                  where r.tenant_id = v_run.tenant_id and r.session_id = v_run.session_id and r.state = 'blocked'
+                    and r.order_no < v_run.order_no
+                  limit 10000) as before;
+            return format('run %s waits in session %s behind run %s, which is %s%s', p_run, v_run.session_id, v_head,
+                          coalesce((select r.state from run as r where r.id = v_head), 'gone'),
+                          case when v_count > 0 then format(', and %s more', v_count) end);
+        when 'queued' then
+            null;
+        else
+            return format('run %s is %s', p_run, v_run.state);
+    end case;
+
+    select q.* into v_queue from queue as q where q.name = v_run.queue;
+    if v_queue.paused then
+        return format('run %s is queued, and its queue %s is paused', p_run, v_run.queue);
+    end if;
+    if exists (select from tenant as t where t.id = v_run.tenant_id and t.paused) then
+        return format('run %s is queued, and its tenant %s is paused', p_run, v_run.tenant_id);
+    end if;
+    if exists (select from task as t where t.name = v_run.task and t.paused) then
+        return format('run %s is queued, and its task %s is paused', p_run, v_run.task);
+    end if;
+
+    -- Stock procrastinate workers say neither queues nor tasks: one of them may serve any.
+    if not exists (select from worker as w
+                   where w.heartbeat_at >= v_now - c_silent and not w.draining
+                     and (w.queues = '{}' or v_run.queue = any (w.queues))) then
+        return format('run %s is queued, and no live worker serves its queue %s', p_run, v_run.queue);
+    end if;
+    if not exists (select from worker as w
+                   where w.heartbeat_at >= v_now - c_silent and not w.draining
+                     and (w.queues = '{}' or v_run.queue = any (w.queues))
+                     and (w.tasks = '{}' or v_run.task = any (w.tasks))) then
+        return format('run %s is queued, and of the live workers that serve its queue %s none has its task %s', p_run,
+                      v_run.queue, v_run.task);
+    end if;
+
+    select count(*) into v_count
+    from (select from run as r where r.queue = v_run.queue and r.state = 'running' limit v_queue.max_running) as slot;
+    if v_count >= v_queue.max_running then
+        return format('run %s is queued, and its queue %s has %s of %s runs running', p_run, v_run.queue, v_count,
+                      v_queue.max_running);
+    end if;
+    if v_queue.starts_per_period = 0 then
+        return format('run %s is queued, and its queue %s may start none: starts_per_period is 0', p_run, v_run.queue);
+    end if;
+    if v_queue.period_starts >= v_queue.starts_per_period and v_queue.period_started_at + v_queue.period > v_now then
+        return format('run %s is queued, and its queue %s has used up its %s starts until %s', p_run, v_run.queue,
+                      v_queue.starts_per_period, v_queue.period_started_at + v_queue.period);
+    end if;
+    select count(*) into v_count
+    from (select from run as r
+          where r.queue = v_run.queue and r.tenant_id = v_run.tenant_id and r.state = 'running'
+          limit v_queue.max_running_per_tenant) as slot;
+    if v_count >= v_queue.max_running_per_tenant then
+        return format('run %s is queued, and its tenant %s has %s of %s runs running in queue %s', p_run, v_run.tenant_id,
+                      v_count, v_queue.max_running_per_tenant, v_run.queue);
+    end if;
+    if v_run.suspect then
+        return format('run %s died with its worker %s times, and waits for a worker that runs only such runs', p_run,
+                      v_run.deaths);
+    end if;
+
+    select l.* into v_lane from lane as l
+    where l.queue = v_run.queue and l.tenant_id = v_run.tenant_id and l.task = v_run.task;
+    select count(*) into v_count
+    from (select from run as r
+          where r.queue = v_run.queue and r.tenant_id = v_run.tenant_id and r.task = v_run.task and r.state = 'queued'
+            and r.fresh and (-r.priority, r.id) < (-v_run.priority, case when v_run.fresh then v_run.id else 0 end)
+          limit 10000) as before;
+    select v_count + count(*) into v_count
+    from (select from run as r
+          where r.queue = v_run.queue and r.tenant_id = v_run.tenant_id and r.task = v_run.task and r.state = 'queued'
+            and not r.fresh and not r.suspect
+            and (-r.priority, r.id) < (-v_run.priority, case when v_run.fresh then 9223372036854775807 else v_run.id end)
+          limit 10000) as before;
+    select count(distinct l.tenant_id) into v_ahead from lane as l
+    where l.queue = v_run.queue and not l.parked and l.virtual_time < v_lane.virtual_time and l.tenant_id <> v_run.tenant_id;
+    return format('run %s is queued as number %s of its tenant''s runs of task %s in queue %s, with %s tenants ahead of its own',
+                  p_run, v_count + 1, v_run.task, v_run.queue, v_ahead);
+end
+$$;
+
+-- Ids of failed runs that fit a filter, the longest failed first, one more than p_limit at most: that one tells that there
+-- are more. It reads failed runs only, through an index; ids alone are looked up.
+--   p_filter  {"queue", "task", "tenant", "error" (its type), "since", "until" (when it failed), "ids"}, all optional
+create function find_failed(p_filter jsonb, p_limit integer) returns bigint[]
+language plpgsql
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+    v_since timestamptz;
+    v_until timestamptz;
+    v_ids bigint[];
+begin
+    perform check_filter(p_filter, '{queue,task,tenant,error,since,until,ids}', p_limit);
+    v_since := coalesce((p_filter ->> 'since')::timestamptz, '-infinity');
+    v_until := coalesce((p_filter ->> 'until')::timestamptz, 'infinity');
+    if p_filter ? 'ids' then
+        v_ids := array(select i::bigint from jsonb_array_elements_text(p_filter -> 'ids') as i);
+        v_since := greatest(v_since, (select run_created_at(min(i)) from unnest(v_ids) as i));
+    end if;
+    return array(
+        select h.id from run_history as h
+        where h.state = 'failed' and h.finished_at >= v_since and h.finished_at < v_until
+          and (v_ids is null or h.id = any (v_ids))
+          and (p_filter ->> 'queue' is null or h.queue = p_filter ->> 'queue')
+          and (p_filter ->> 'task' is null or h.task = p_filter ->> 'task')
+          and (p_filter ->> 'tenant' is null or h.tenant_id = p_filter ->> 'tenant')
+          and (p_filter ->> 'error' is null or h.error ->> 'type' = p_filter ->> 'error')
+        order by h.finished_at
+        limit p_limit + 1);
+end
+$$;
+
+-- Ids of runs that have not started and fit a filter, the oldest first, one more than p_limit at most: that one tells that
+-- there are more. Few that fit among many that do not cost a read of all live runs.
+--   p_filter  {"queue", "task", "tenant", "since", "until" (when it was enqueued), "ids"}, all optional
+create function find_queued(p_filter jsonb, p_limit integer) returns bigint[]
+language plpgsql
+set plan_cache_mode = force_custom_plan
+as $$
+declare
+    v_since bigint;
+    v_until bigint;
+    v_ids bigint[];
+begin
+    perform check_filter(p_filter, '{queue,task,tenant,since,until,ids}', p_limit);
+    -- A run's id begins with the millisecond of its time.
+    v_since := coalesce((extract(epoch from (p_filter ->> 'since')::timestamptz) * 1000)::bigint << 20, 0);
+    v_until := coalesce((extract(epoch from (p_filter ->> 'until')::timestamptz) * 1000)::bigint << 20, 9223372036854775807);
+    if p_filter ? 'ids' then
+        v_ids := array(select i::bigint from jsonb_array_elements_text(p_filter -> 'ids') as i);
+    end if;
+    return array(
+        select r.id from run as r
+        where r.state in ('queued', 'scheduled', 'blocked') and r.id >= v_since and r.id < v_until
+          and (v_ids is null or r.id = any (v_ids))
+          and (p_filter ->> 'queue' is null or r.queue = p_filter ->> 'queue')
+          and (p_filter ->> 'task' is null or r.task = p_filter ->> 'task')
+          and (p_filter ->> 'tenant' is null or r.tenant_id = p_filter ->> 'tenant')
+        order by r.id
+        limit p_limit + 1);
+end
+$$;
+
 -- Moves live runs to history in their final state, and lets their ordered sessions go on: not past a failed run that says
 -- that they wait for it. The caller holds the locks of the runs and of their ordered sessions, has checked the attempts,
 -- and has freed their slots, before any lane is made: see free_slots.
@@ -1288,7 +1619,9 @@ $$;
 --   cancelled  its running runs that somebody asked to cancel
 --   suspects   whether a run of its queues waits for a worker that runs nothing else (see claim_suspects), and this worker
 --              is to be it: not more of them stop for it than there are such runs, and in each minute others
-create function heartbeat(p_worker bigint) returns table (alive boolean, cancelled bigint[], suspects boolean)
+--   draining   whether it shall claim nothing more, finish, and stop: see drain_worker
+create function heartbeat(p_worker bigint)
+returns table (alive boolean, cancelled bigint[], suspects boolean, draining boolean)
 language plpgsql
 as $$
 declare
@@ -1305,7 +1638,8 @@ begin
               and hashint8extended(w.id, v_minute) < hashint8extended(p_worker, v_minute))
            < (select count(*)
               from (select from run as r
-                    where r.queue = any (v_worker.queues) and r.state = 'queued' and r.suspect limit 100) as waiting);
+                    where r.queue = any (v_worker.queues) and r.state = 'queued' and r.suspect limit 100) as waiting),
+           coalesce(v_worker.draining, false);
 end
 $$;
 
@@ -1808,12 +2142,12 @@ as $$
         is distinct from (excluded.kind, excluded.queue, excluded.args_schema, excluded.description);
 $$;
 
--- A worker announces itself; its id goes into every claim.
-create function register_worker(p_name text, p_queues text[]) returns table (worker_id bigint)
+-- A worker announces itself; its id goes into every claim. p_tasks: what it can run; empty: it does not say.
+create function register_worker(p_name text, p_queues text[], p_tasks text[] default '{}') returns table (worker_id bigint)
 language sql
 as $$
-    insert into worker (name, queues, started_at, heartbeat_at)
-    values (p_name, p_queues, engine_now(), engine_now())
+    insert into worker (name, queues, tasks, started_at, heartbeat_at)
+    values (p_name, p_queues, p_tasks, engine_now(), engine_now())
     returning id
 $$;
 
@@ -1850,6 +2184,21 @@ begin
       and not lane_has_runs(l);
     get diagnostics v_removed = row_count;
     return v_removed;
+end
+$$;
+
+-- Brings failed runs back, those that fit a filter, p_limit at most, the longest failed first: see find_failed and
+-- requeue_runs. more: there are others; call it again.
+create function requeue_failed(p_filter jsonb default '{}', p_limit integer default 1000, p_notify boolean default true)
+returns table (requeued integer, more boolean)
+language plpgsql
+as $$
+declare
+    v_runs bigint[] := find_failed(p_filter, p_limit);
+begin
+    return query
+    select count(*) filter (where s.status = 'requeued')::integer, cardinality(v_runs) > p_limit
+    from requeue_runs(p_filter ->> 'tenant', v_runs[1:p_limit], p_notify) as s;
 end
 $$;
 
@@ -4291,40 +4640,338 @@ $$;
 
 select * from prepare_partitions();
 set local search_path = the_cell_ops, the_cell, public;
+-- select * from ops.cancel_queued('{"tenant": "acme"}'): cancels runs that have not started and fit, 1,000 at most; call it
+-- again while there is more. Keys: queue, task, tenant, since, until (when it was enqueued), ids.
+create function cancel_queued(p_filter jsonb, p_limit integer default 1000, p_reason text default 'cancelled by an operator')
+returns table (cancelled integer, requested integer, more boolean)
+language sql
+as $$
+    select * from cancel_queued(p_filter, p_limit, p_reason, true)
+$$;
+
+-- select * from ops.cancel_run(1234): at once where it is not running, else its worker is asked to stop it.
+create function cancel_run(p_run bigint, p_reason text default 'cancelled by an operator')
+returns table (run_id bigint, status text)
+language sql
+as $$
+    select * from cancel_runs(null, array[p_run], p_reason)
+$$;
+
+-- select * from ops.change_run(1234, p_priority => 10): another priority, queue or time for a run that has not started;
+-- what is left out stays.
+create function change_run(p_run bigint, p_priority integer default null, p_queue text default null,
+                           p_run_at timestamptz default null)
+returns table (run_id bigint, status text)
+language sql
+as $$
+    select * from change_runs(null, array[p_run], p_priority, p_queue, p_run_at)
+$$;
+
+-- select * from ops.discard_failed('{"error": "Refused"}'): gives up the failed runs that fit, 1,000 at most; call it again
+-- while there is more. Keys as for requeue_failed.
+create function discard_failed(p_filter jsonb default '{}', p_limit integer default 1000)
+returns table (discarded integer, more boolean)
+language sql
+as $$
+    select * from discard_failed(p_filter, p_limit, true)
+$$;
+
+-- select * from ops.discard_run(1234): gives a failed run up; an ordered session that waited for it goes on.
+create function discard_run(p_run bigint) returns table (run_id bigint, status text)
+language sql
+as $$
+    select * from discard_runs(null, array[p_run])
+$$;
+
+-- select * from ops.drain_worker(7): the worker claims nothing more, finishes what it runs, and stops. What it has not
+-- finished by its shutdown time goes back to the queue.
+create function drain_worker(p_worker bigint) returns table (worker_id bigint, status text)
+language sql
+as $$
+    select * from drain_worker(p_worker)
+$$;
+
+-- select * from ops.events('acme', 'case-7'): a session's events after a number, in order, 1,000 at most. A run without a
+-- session writes to one named run:<id>.
+create function events(p_tenant text, p_session text, p_after bigint default 0, p_limit integer default 100)
+returns table (seq bigint, type text, data jsonb, run_id bigint, created_at timestamptz)
+language sql
+as $$
+    select seq, type, data::jsonb, run_id, created_at from read_events(p_tenant, p_session, p_after, least(p_limit, 1000))
+$$;
+
+-- select ops.explain_run(1234): why it does not run now, in one sentence.
+create function explain_run(p_run bigint) returns text
+language sql
+as $$
+    select explain_run(null, p_run)
+$$;
+
+-- Who waits for whom among those at work on the cell's tables. Behind ops.locks: with the installer's eyes, for an operator's
+-- own see nobody else's queries.
+create function lock_waits()
+returns table (waiting_pid integer, waiting text, waits_for text, since interval, blocking_pid integer, blocking text,
+               blocking_state text, blocking_query text)
+language sql
+as $$
+    select a.pid, a.application_name,
+           case w.locktype when 'relation' then 'all of table ' when 'advisory' then 'an advisory lock beside table '
+                           else 'a row of table ' end || t.tables,
+           clock_timestamp() - coalesce(w.waitstart, a.query_start), b.pid, h.application_name, h.state, left(h.query, 200)
+    from pg_stat_activity as a
+    cross join unnest(pg_blocking_pids(a.pid)) as b(pid)
+    left join pg_stat_activity as h on h.pid = b.pid
+    join lateral (
+        select l.locktype, l.waitstart, l.relation from pg_locks as l where l.pid = a.pid and not l.granted limit 1
+    ) as w on true
+    cross join lateral (
+        select string_agg(distinct c.relname, ', ') as tables
+        from pg_locks as l
+        join pg_class as c on c.oid = l.relation and c.relkind in ('r', 'p')
+        where l.pid = a.pid and c.relnamespace = current_schema()::regnamespace
+          and (w.relation is null or w.relation = c.oid)
+    ) as t
+    where a.datname = current_database() and t.tables is not null
+$$;
+
+-- select * from ops.pause_queue('mail'): no run of it starts until it is resumed; those that run go on to their end.
+create function pause_queue(p_queue text) returns table (queue text, paused boolean)
+language sql
+as $$
+    select name, paused from pause_queue(p_queue, true)
+$$;
+
+-- select * from ops.pause_task(…): no run of it starts until it is resumed, of any tenant.
+create function pause_task(p_task text) returns table (task text, paused boolean)
+language sql
+as $$
+    select name, paused from pause_task(p_task, true)
+$$;
+
+-- select * from ops.pause_tenant('acme'): no run of it starts until it is resumed, in any queue.
+create function pause_tenant(p_tenant text) returns table (tenant_id text, paused boolean)
+language sql
+as $$
+    select id, paused from pause_tenant(p_tenant, true)
+$$;
+
+-- How many runs of a queue are queued and running, counted up to 100,000 each, and the oldest queued one of those counted.
+-- Behind ops.queues: through its indexes only, for the planner, who sees one queue among many, would read the whole table
+-- for each.
+create function queue_depth(p_queue text, out queued bigint, out first bigint, out running bigint)
+language sql
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+    select w.queued, w.first, x.running
+    from (
+        select count(*) as queued, min(o.id) as first
+        from (
+            (select r.id from run as r where r.queue = p_queue and r.state = 'queued' and r.fresh limit 100000)
+            union all
+            (select r.id from run as r
+             where r.queue = p_queue and r.state = 'queued' and not r.fresh and not r.suspect limit 100000)
+            union all
+            (select r.id from run as r
+             where r.queue = p_queue and r.state = 'queued' and r.suspect and not r.fresh limit 100000)
+            limit 100000
+        ) as o
+    ) as w
+    cross join (
+        select count(*) as running
+        from (select from run as r where r.queue = p_queue and r.state = 'running' limit 100000) as o
+    ) as x
+$$;
+
+-- select * from ops.requeue_failed('{"task": "invoice.send"}'): brings back the failed runs that fit, 1,000 at most; call it
+-- again while there is more. Keys: queue, task, tenant, error (its type), since, until (when it failed), ids.
+create function requeue_failed(p_filter jsonb default '{}', p_limit integer default 1000)
+returns table (requeued integer, more boolean)
+language sql
+as $$
+    select * from requeue_failed(p_filter, p_limit, true)
+$$;
+
+-- select * from ops.requeue_run(1234): brings a failed or cancelled run back; a workflow goes on from its last
+-- finished step.
+create function requeue_run(p_run bigint) returns table (run_id bigint, status text)
+language sql
+as $$
+    select * from requeue_runs(null, array[p_run])
+$$;
+
+-- select * from ops.resume_queue(…): lets a paused queue go on.
+create function resume_queue(p_queue text) returns table (queue text, paused boolean)
+language sql
+as $$
+    select name, paused from pause_queue(p_queue, false)
+$$;
+
+-- select * from ops.resume_task(…): lets a paused task go on.
+create function resume_task(p_task text) returns table (task text, paused boolean)
+language sql
+as $$
+    select name, paused from pause_task(p_task, false)
+$$;
+
+-- select * from ops.resume_tenant(…): lets a paused tenant go on.
+create function resume_tenant(p_tenant text) returns table (tenant_id text, paused boolean)
+language sql
+as $$
+    select id, paused from pause_tenant(p_tenant, false)
+$$;
+
+-- select * from ops.revoke_api_key('0123456789abcdef'): API processes remember keys for 5 seconds; then it opens nothing.
+create function revoke_api_key(p_key text) returns table (revoked boolean)
+language sql
+as $$
+    select * from revoke_api_key(null, p_key)
+$$;
+
+-- select * from ops.set_limit('mail', 'max_running', 20): one limit of a queue; null removes it. Limits: max_running,
+-- max_running_per_tenant, starts_per_period, max_queued, max_queued_per_tenant.
+--   p_period_s  of starts_per_period: the seconds in which so many may start; null: as it is
+create function set_limit(p_queue text, p_limit text, p_value numeric, p_period_s numeric default null)
+returns table (queue text, max_running integer, max_running_per_tenant integer, starts_per_period integer, period interval,
+               max_queued integer, max_queued_per_tenant integer)
+language sql
+as $$
+    select q.name, q.max_running, q.max_running_per_tenant, q.starts_per_period, q.period, q.max_queued,
+           q.max_queued_per_tenant
+    from set_queue_limits(
+        p_queue,
+        jsonb_build_object(p_limit, trim_scale(p_value))
+        || case when p_limit = 'starts_per_period' and p_value is null then '{"period_s": null}'
+                when p_period_s is not null then jsonb_build_object('period_s', p_period_s)
+                else '{}' end) as q
+$$;
+
+-- select * from ops.set_weight('acme', 3): a tenant's share of each queue beside the others' shares; everybody begins at 1.
+create function set_weight(p_tenant text, p_weight double precision)
+returns table (tenant_id text, weight double precision)
+language sql
+as $$
+    select id, weight from set_tenant_weight(p_tenant, p_weight)
+$$;
+
 -- What operators read. The tables behind may change; these names and columns are kept.
 -- Everything here is installed in the operator schema beside the cell (`ops`), so it is written ops.runs and so on.
 
 create view runs as
 select r.id, r.tenant_id, r.queue, r.task, r.state, r.priority, r.session_id, r.attempt, r.failures, r.deaths,
        r.worker_id, run_created_at(r.id) as created_at, r.run_at, r.claimed_at, null::timestamptz as finished_at,
-       r.args, null::jsonb as output, r.error
+       r.args, null::jsonb as output, r.error, r.order_no, r.on_failure, r.deadline, r.retry, r.unique_key, r.suspect,
+       r.deaths_alone, r.cancel_requested
 from run as r
 union all
 select h.id, h.tenant_id, h.queue, h.task, h.state, h.priority, h.session_id, h.attempt, h.failures, h.deaths,
-       h.worker_id, run_created_at(h.id), null, h.claimed_at, h.finished_at, h.args, h.output, h.error
+       h.worker_id, run_created_at(h.id), null, h.claimed_at, h.finished_at, h.args, h.output, h.error, h.order_no,
+       h.on_failure, null, h.retry, null, false, h.deaths_alone, false
 from run_history as h;
 
 create view failures as
 select h.id, h.tenant_id, h.queue, h.task, h.finished_at, h.attempt, h.failures,
-       h.error ->> 'type' as error, h.error ->> 'message' as message, h.error ->> 'traceback' as traceback, h.args
+       h.error ->> 'type' as error, h.error ->> 'message' as message, h.error ->> 'traceback' as traceback, h.args,
+       h.session_id, h.on_failure
 from run_history as h
 where h.state = 'failed';
 
+-- Counting ends at 100,000 runs of a queue in each state, so that a look costs no more where millions wait: `more` is
+-- then true, and oldest and empty_in are the least they can be.
+--   finished_per_minute  over the last five; the first 100,000 of them where there are more
+--   empty_in             how long that rate needs for what is queued
 create view queues as
-select q.name as queue,
-       count(r.id) filter (where r.state = 'queued') as queued,
-       count(r.id) filter (where r.state = 'scheduled') as scheduled,
-       count(r.id) filter (where r.state = 'running') as running,
+with ended as materialized (
+    select h.queue, h.finished_at from run_history as h
+    where h.finished_at > (select engine_now()) - interval '5 minutes'
+    limit 100000
+),
+span as materialized (
+    select case when count(*) = 100000 then greatest(extract(epoch from max(e.finished_at) - min(e.finished_at)) / 60, 0.01)
+                else 5 end as minutes
+    from ended as e
+),
+rate as materialized (
+    select e.queue, count(*) / (select s.minutes from span as s) as a_minute
+    from ended as e group by e.queue
+),
+later as materialized (
+    select r.queue, r.state, count(*) as runs, sum(count(*)) over (partition by r.state) = 100000 as more
+    from (
+        (select s.queue, s.state from run as s where s.state = 'scheduled' limit 100000)
+        union all
+        (select b.queue, b.state from run as b where b.state = 'blocked' limit 100000)
+    ) as r
+    group by r.queue, r.state
+)
+select q.name as queue, q.paused, w.queued, coalesce(s.runs, 0) as scheduled, coalesce(b.runs, 0) as blocked, w.running,
+       q.max_running, q.max_running_per_tenant, q.starts_per_period, q.period, q.max_queued, q.max_queued_per_tenant,
        (select count(*) from lane as l where l.queue = q.name) as lanes,
-       now() - min(run_created_at(r.id)) filter (where r.state = 'queued') as oldest
+       (select count(*) from lane as l where l.queue = q.name and l.parked) as parked,
+       engine_now() - run_created_at(w.first) as oldest,
+       coalesce(round(r.a_minute, 1), 0) as finished_per_minute,
+       case when r.a_minute > 0 then make_interval(secs => round(w.queued / r.a_minute * 60)::double precision) end as empty_in,
+       w.queued = 100000 or w.running = 100000 or coalesce(s.more, false) or coalesce(b.more, false) as more
 from queue as q
-left join run as r on r.queue = q.name
-group by q.name;
+cross join lateral queue_depth(q.name) as w
+left join later as s on s.queue = q.name and s.state = 'scheduled'
+left join later as b on b.queue = q.name and b.state = 'blocked'
+left join rate as r on r.queue = q.name;
+
+-- The lanes that claims go round, the next one first. parked: its tenant is paused or at its cap, and no claim looks at it.
+-- head: the run that is next in it. A lane costs three looks into indexes: name a queue.
+create view lanes as
+select l.queue, l.tenant_id, l.task, case when l.parked then 'parked' else 'active' end as state, l.virtual_time,
+       h.id as head, h.priority, engine_now() - run_created_at(h.id) as waiting
+from lane as l
+left join lateral (
+    select r.id, r.priority
+    from (
+        (select f.id, f.priority, f.fresh from run as f
+         where f.queue = l.queue and f.tenant_id = l.tenant_id and f.task = l.task and f.state = 'queued'
+           and not f.fresh and not f.suspect
+         order by -f.priority, f.id limit 1)
+        union all
+        (select f.id, f.priority, f.fresh from run as f
+         where f.queue = l.queue and f.tenant_id = l.tenant_id and f.task = l.task and f.state = 'queued' and f.fresh
+         order by -f.priority, f.id limit 1)
+    ) as r
+    order by -r.priority, r.fresh, r.id
+    limit 1
+) as h on true
+order by l.parked, l.virtual_time;
+
+-- Sessions whose runs go one at a time. head: the run that the others wait for; failed: until somebody requeues or
+-- discards it. blocked: how many wait behind it, counted up to 1,000.
+create view ordered_sessions as
+select s.tenant_id, s.session_id, s.head_id as head, coalesce(r.task, h.task) as task, coalesce(r.state, h.state) as state,
+       coalesce(h.finished_at, r.claimed_at, r.run_at, run_created_at(s.head_id)) as since, b.blocked
+from ordered_session as s
+left join run as r on r.id = s.head_id
+left join lateral (
+    select h.task, h.state, h.finished_at from run_history as h
+    where h.id = s.head_id and h.finished_at >= run_created_at(s.head_id) and r.id is null
+    limit 1
+) as h on true
+cross join lateral (
+    select count(*) as blocked
+    from (select from run as w
+          where w.tenant_id = s.tenant_id and w.session_id = s.session_id and w.state = 'blocked' limit 1000) as waiting
+) as b;
 
 create view workers as
-select w.id, w.name, w.queues, w.started_at, w.heartbeat_at, now() - w.heartbeat_at as silent_for,
-       (select count(*) from run as r where r.worker_id = w.id and r.state = 'running') as running
+select w.id, w.name, w.queues, w.started_at, w.heartbeat_at, engine_now() - w.heartbeat_at as silent_for,
+       (select count(*) from run as r where r.worker_id = w.id and r.state = 'running') as running, w.tasks, w.draining
 from worker as w;
+
+create view locks as
+select l.waiting_pid, l.blocking_pid, l.since, l.waits_for,
+       format('%s (pid %s) has waited %s for %s, which %s (pid %s, %s) holds',
+              coalesce(nullif(l.waiting, ''), 'somebody'), l.waiting_pid, date_trunc('second', l.since), l.waits_for,
+              coalesce(nullif(l.blocking, ''), 'somebody'), l.blocking_pid, coalesce(l.blocking_state, 'gone'))
+           as sentence,
+       l.blocking_query
+from lock_waits() as l;
 
 create view schedules as
 select s.tenant_id, s.name, s.task, s.cron, s.time_zone, s.missed, s.paused, s.next_at, s.last_at, s.last_run_id,
@@ -4336,20 +4983,23 @@ select c.run_id, c.step, c.tenant_id, c.attempt, c.started_at, c.finished_at,
        c.finished_at - c.started_at as took, pg_column_size(c.output) as bytes, c.repeats, c.output
 from checkpoint as c;
 
--- select * from ops.cancel_run(1234): at once where it is not running, else its worker is asked to stop it.
-create function cancel_run(p_run bigint, p_reason text default 'cancelled by an operator')
-returns table (run_id bigint, status text)
-language sql
-set search_path from current
-as $$
-    select * from cancel_runs(null, array[p_run], p_reason)
-$$;
+create view tenants as
+select t.id, t.name, t.weight, t.paused, t.created_at
+from tenant as t;
 
--- select * from ops.requeue_run(1234): brings a failed or cancelled run back; a workflow goes on from its last
--- finished step.
-create function requeue_run(p_run bigint) returns table (run_id bigint, status text)
-language sql
-set search_path from current
-as $$
-    select * from requeue_runs(null, array[p_run])
-$$;
+create view tasks as
+select t.name, t.kind, t.queue, t.paused, t.description, t.updated_at
+from task as t;
+
+-- tenant_id null: an administrator's. Nobody can read a key's secret.
+create view api_keys as
+select k.id, k.tenant_id, k.name, k.created_at, k.revoked_at
+from api_key as k;
+
+create view model_calls as
+select c.id, c.tenant_id, c.run_id, c.step, c.model, c.purpose, c.status, c.input_tokens, c.output_tokens, c.cost,
+       c.latency_ms, c.error, c.created_at
+from model_call as c;
+
+set local search_path = the_cell, public;
+select grant_operators('the_cell_ops');

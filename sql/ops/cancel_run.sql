@@ -2,7 +2,6 @@
 create function cancel_run(p_run bigint, p_reason text default 'cancelled by an operator')
 returns table (run_id bigint, status text)
 language sql
-set search_path from current
 as $$
     select * from cancel_runs(null, array[p_run], p_reason)
 $$;

@@ -2,7 +2,6 @@
 -- finished step.
 create function requeue_run(p_run bigint) returns table (run_id bigint, status text)
 language sql
-set search_path from current
 as $$
     select * from requeue_runs(null, array[p_run])
 $$;

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
+
+from psycopg.types.json import Jsonb
 
 from howdah.sql.array_literal import integers, intervals, texts, timestamps
 from howdah.sql.pool import Connection
@@ -75,6 +77,28 @@ class ClaimedRun:
 
 
 @dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """What a worker learns as it says that it lives.
+
+    Attributes
+    ----------
+    alive
+        Whether its peers believe it.
+    cancelled
+        Ids of its runs to cancel.
+    suspects
+        Whether suspect runs wait in its queues.
+    draining
+        Whether it shall claim nothing more, finish, and stop.
+    """
+
+    alive: bool
+    cancelled: list[int]
+    suspects: bool
+    draining: bool
+
+
+@dataclass(frozen=True, slots=True)
 class TaskEntry:
     """What a worker can run; `args_schema` is a JSON schema as text."""
 
@@ -137,10 +161,12 @@ async def wake_due_runs(connection: Connection) -> tuple[int, datetime | None]:
     return row[0], row[1]
 
 
-async def register_worker(connection: Connection, name: str, queues: Sequence[str]) -> int:
-    """The new worker's id."""
+async def register_worker(connection: Connection, name: str, queues: Sequence[str], tasks: Sequence[str] = ()) -> int:
+    """The new worker's id. `tasks` empty: it does not say what it can run."""
     row = await (
-        await connection.execute("select worker_id from register_worker(%s, %s::text[])", [name, list(queues)])
+        await connection.execute(
+            "select worker_id from register_worker(%s, %s::text[], %s::text[])", [name, list(queues), list(tasks)]
+        )
     ).fetchone()
     assert row is not None
     worker_id: int = row[0]
@@ -165,13 +191,13 @@ async def claim_suspects(
     return [ClaimedRun(*row) for row in await cursor.fetchall()]
 
 
-async def heartbeat(connection: Connection, worker_id: int) -> tuple[bool, list[int], bool]:
-    """(whether peers still believe that this worker lives, ids of its runs to cancel, whether suspect runs wait)."""
+async def heartbeat(connection: Connection, worker_id: int) -> Heartbeat:
+    """Say that this worker lives, and learn what others ask of it."""
     row = await (
-        await connection.execute("select alive, cancelled, suspects from heartbeat(%s)", [worker_id])
+        await connection.execute("select alive, cancelled, suspects, draining from heartbeat(%s)", [worker_id])
     ).fetchone()
     assert row is not None
-    return row[0], row[1], row[2]
+    return Heartbeat(*row)
 
 
 async def rescue_runs(connection: Connection, stale: timedelta) -> tuple[int, int]:
@@ -236,6 +262,66 @@ async def change_runs(
         [tenant_id, list(runs), priority, queue, run_at],
     )
     return dict(await cursor.fetchall())
+
+
+async def requeue_failed(connection: Connection, wanted: dict[str, Any], limit: int) -> tuple[int, bool]:
+    """(how many failed runs that fit the filter came back, whether there are more)."""
+    row = await (
+        await connection.execute("select requeued, more from requeue_failed(%s, %s)", [Jsonb(wanted), limit])
+    ).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+async def discard_failed(connection: Connection, wanted: dict[str, Any], limit: int) -> tuple[int, bool]:
+    """(how many failed runs that fit the filter were given up, whether there are more)."""
+    row = await (
+        await connection.execute("select discarded, more from discard_failed(%s, %s)", [Jsonb(wanted), limit])
+    ).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+async def cancel_queued(connection: Connection, wanted: dict[str, Any], limit: int) -> tuple[int, int, bool]:
+    """(how many waiting runs that fit were cancelled, how many had started and are asked to stop, whether more fit)."""
+    row = await (
+        await connection.execute("select cancelled, requested, more from cancel_queued(%s, %s)", [Jsonb(wanted), limit])
+    ).fetchone()
+    assert row is not None
+    return row[0], row[1], row[2]
+
+
+async def explain_run(connection: Connection, tenant_id: str | None, run_id: int) -> str:
+    """Why a run does not run now, in one sentence."""
+    row = await (await connection.execute("select explain_run(%s, %s)", [tenant_id, run_id])).fetchone()
+    assert row is not None
+    text: str = row[0]
+    return text
+
+
+async def set_queue_limits(connection: Connection, queue: str, limits: dict[str, int | float | None]) -> None:
+    """Change the limits that are named; None removes one."""
+    await connection.execute("select set_queue_limits(%s, %s)", [queue, Jsonb(limits)])
+
+
+async def pause_queue(connection: Connection, queue: str, paused: bool) -> None:
+    """Pause a queue, or let it go on."""
+    await connection.execute("select pause_queue(%s, %s)", [queue, paused])
+
+
+async def pause_tenant(connection: Connection, tenant_id: str, paused: bool) -> None:
+    """Pause a tenant in all queues, or let it go on."""
+    await connection.execute("select pause_tenant(%s, %s)", [tenant_id, paused])
+
+
+async def pause_task(connection: Connection, task: str, paused: bool) -> None:
+    """Pause a task of all tenants, or let it go on."""
+    await connection.execute("select pause_task(%s, %s)", [task, paused])
+
+
+async def set_tenant_weight(connection: Connection, tenant_id: str, weight: float) -> None:
+    """Change a tenant's share of each queue beside the others' shares."""
+    await connection.execute("select set_tenant_weight(%s, %s)", [tenant_id, weight])
 
 
 async def prepare_partitions(connection: Connection) -> list[str]:

@@ -2,7 +2,9 @@
 --   cancelled  its running runs that somebody asked to cancel
 --   suspects   whether a run of its queues waits for a worker that runs nothing else (see claim_suspects), and this worker
 --              is to be it: not more of them stop for it than there are such runs, and in each minute others
-create function heartbeat(p_worker bigint) returns table (alive boolean, cancelled bigint[], suspects boolean)
+--   draining   whether it shall claim nothing more, finish, and stop: see drain_worker
+create function heartbeat(p_worker bigint)
+returns table (alive boolean, cancelled bigint[], suspects boolean, draining boolean)
 language plpgsql
 as $$
 declare
@@ -19,6 +21,7 @@ begin
               and hashint8extended(w.id, v_minute) < hashint8extended(p_worker, v_minute))
            < (select count(*)
               from (select from run as r
-                    where r.queue = any (v_worker.queues) and r.state = 'queued' and r.suspect limit 100) as waiting);
+                    where r.queue = any (v_worker.queues) and r.state = 'queued' and r.suspect limit 100) as waiting),
+           coalesce(v_worker.draining, false);
 end
 $$;

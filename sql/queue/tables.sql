@@ -48,10 +48,14 @@ create table task (
     constraint task_kind_check check (kind in ('task', 'workflow'))
 );
 
+-- tasks: what it can run; empty where it did not say, as stock procrastinate workers do not. draining: an operator asked
+-- it to claim nothing more, finish, and stop; it learns of that from its next heartbeat.
 create table worker (
     id bigint generated always as identity,
     name text not null,
     queues text[] not null,
+    tasks text[] not null default '{}',
+    draining boolean not null default false,
     started_at timestamptz not null default now(),
     heartbeat_at timestamptz not null default now(),
     constraint worker_pkey primary key (id)
@@ -190,6 +194,9 @@ create table run_history (
     constraint run_history_state_check check (state in ('succeeded', 'failed', 'cancelled'))
 ) partition by range (finished_at);
 create index run_history_tenant_idx on run_history (tenant_id, id);
+-- For operators: what failed, a small part of all; and what ended lately, which rows are written in the order of already.
+create index run_history_failed_idx on run_history (finished_at) where state = 'failed';
+create index run_history_finished_idx on run_history using brin (finished_at) with (autosummarize = on);
 -- A finish must never fail for want of a partition: days that nobody prepared land here.
 create table run_history_default partition of run_history default;
 

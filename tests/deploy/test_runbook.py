@@ -8,6 +8,7 @@ import re
 from asyncio.subprocess import PIPE
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -24,6 +25,7 @@ RUNBOOK = DEPLOY / "runbook.sql"
 TASK = "examples.hello"
 KEY = "0123456789abcdef"
 EXAMPLE_RUN = "1234"
+FAR = datetime(2100, 1, 1, tzinfo=UTC)
 ERROR = '{"type": "ValueError", "message": "bad", "traceback": "line 1"}'
 
 
@@ -33,6 +35,14 @@ class Statement:
 
     comment: str
     text: str
+
+    @property
+    def for_owner(self) -> bool:
+        return self.comment.startswith("OWNER ")
+
+    @property
+    def says(self) -> str:
+        return self.comment.removeprefix("OWNER ").removeprefix("CHANGES: ")
 
 
 def read_runbook(run_id: int) -> list[Statement]:
@@ -57,7 +67,7 @@ class Operator:
         connection.execute(next(s for s in self._runbook if s.text.startswith("set search_path")).text.encode())
 
     def does(self, words: str) -> list[dict[str, Any]]:
-        (statement,) = [one for one in self._runbook if one.comment.removeprefix("CHANGES: ").startswith(words)]
+        (statement,) = [one for one in self._runbook if one.says.startswith(words)]
         return self._connection.execute(statement.text.encode()).fetchall()
 
 
@@ -93,17 +103,24 @@ def test_each_statement_is_explained() -> None:
 
 
 def test_what_changes_something_says_so() -> None:
-    changing = re.compile(r"\b(requeue|cancel|rescue|revoke|delete|update|insert|drop|alter|prepare)_?\w*\s*\(?")
+    changing = re.compile(
+        r"\b(requeue|cancel|discard|change|rescue|revoke|pause|resume|set|drain|delete|update|insert|drop|alter|prepare)_?\w*\s*\(?"
+    )
     for statement in read_runbook(1):
         calls = re.findall(r"from (?:ops\.)?(\w+)\(", statement.text)
         changes = any(changing.match(call) for call in calls)
-        assert changes == statement.comment.startswith("CHANGES: "), statement.text
+        assert changes == statement.comment.removeprefix("OWNER ").startswith("CHANGES: "), statement.text
         assert statement.text.split()[0] in ("select", "set")
 
 
-async def test_psql_runs_the_whole_file(database_url: str, failed: ClaimedRun, connection: Connection) -> None:
+@pytest.mark.parametrize("role", ["postgres", "howdah_operator"])
+async def test_psql_runs_the_whole_file(
+    database_url: str, failed: ClaimedRun, connection: Connection, role: str
+) -> None:
     await give_to_lost_worker(connection)
-    script = "\n\n".join(statement.text for statement in read_runbook(failed.id))
+    owner = role == "postgres"
+    statements = [one.text for one in read_runbook(failed.id) if owner or not one.for_owner]
+    script = "\n\n".join([*([] if owner else [f"set role {role};"]), *statements])
     psql = await asyncio.create_subprocess_exec(
         f"{POSTGRES_BIN_PATH}/psql",
         *("--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--dbname", database_url),
@@ -158,8 +175,8 @@ async def test_a_tasks_failures_are_brought_back_together(
     (other,) = await running(connection, task="other")
     await write(connection, *(outcome(run, "failed", ERROR) for run in [*runs, other]))
     operator = Operator(psql)
-    assert operator.does("brings back a task's failures") == [{"status": "requeued", "count": 3}]
-    assert operator.does("brings back a task's failures") == []
+    assert operator.does("brings back a task's failures") == [{"requeued": 3, "more": False}]
+    assert operator.does("brings back a task's failures") == [{"requeued": 0, "more": False}]
     assert [row["id"] for row in operator.does("The newest failures")] == [other.id]
 
 
@@ -168,8 +185,8 @@ async def test_runs_are_cancelled_one_or_many(connection: Connection, psql: psyc
     await enqueue(connection, task="other")
     operator = Operator(psql, first)
     assert operator.does("cancels it") == [{"run_id": first, "status": "cancelled"}]
-    assert operator.does("cancels what waits of a task") == [{"status": "cancelled", "count": 2}]
-    assert operator.does("cancels what waits of a task") == []
+    assert operator.does("cancels what waits of a task") == [{"cancelled": 2, "requested": 0, "more": False}]
+    assert operator.does("cancels what waits of a task") == [{"cancelled": 0, "requested": 0, "more": False}]
     assert [(row["queued"]) for row in operator.does("Tenants by what they have")] == [1]
 
 
@@ -184,8 +201,51 @@ async def test_a_stuck_run_is_found_and_given_back(connection: Connection, psql:
     assert [(row["id"], row["deaths"]) for row in operator.does("Killed its worker")] == [(stuck.id, 1)]
 
 
+async def test_a_queue_at_its_limit_moves_again_once_it_is_raised(
+    connection: Connection, psql: psycopg.Connection[DictRow]
+) -> None:
+    await connection.execute("""select set_queue_limits('default', '{"max_running": 0}')""")
+    (run,) = await enqueue(connection)
+    worker = await new_worker(connection)
+    operator = Operator(psql, run)
+    (why,) = operator.does("Why the runs that are next do not start")
+    assert why["why"] == f"run {run} is queued, and its queue default has 0 of 0 runs running"
+    assert operator.does("Why it does not run now") == [{"explain_run": why["why"]}]
+    assert operator.does("raises a queue's limit")[0]["max_running"] == 50
+    assert [claimed.id for claimed in await claim(connection, worker=worker)] == [run]
+
+
+async def test_a_noisy_tenant_is_paused_and_goes_on(connection: Connection, psql: psycopg.Connection[DictRow]) -> None:
+    await enqueue(connection, 3)
+    operator = Operator(psql)
+    operator.does("pauses a noisy tenant")
+    assert operator.does("What somebody has paused") == [{"what": "tenant", "name": "default"}]
+    assert await claim(connection) == []
+    operator.does("lets the tenant go on")
+    assert operator.does("What somebody has paused") == []
+    assert len(await claim(connection)) == 3
+
+
+async def test_a_session_that_waits_for_a_failed_run_goes_on_without_it(
+    connection: Connection, psql: psycopg.Connection[DictRow]
+) -> None:
+    (head,) = await running(connection, session_id="s", order="block")
+    (behind,) = await enqueue(connection, session_id="s", order="block")
+    await write(connection, outcome(head, "failed", ERROR))
+    operator = Operator(psql, head.id)
+    assert [(row["head"], row["blocked"]) for row in operator.does("Ordered sessions that wait")] == [(head.id, 1)]
+    assert operator.does("gives a failed run up") == [{"run_id": head.id, "status": "discarded"}]
+    assert operator.does("Ordered sessions that wait") == []
+    assert [run.id for run in await claim(connection)] == [behind]
+
+
+async def test_a_worker_is_asked_to_drain(connection: Connection, psql: psycopg.Connection[DictRow]) -> None:
+    worker = await new_worker(connection)
+    assert Operator(psql, worker).does("asks a worker") == [{"worker_id": worker, "status": "asked"}]
+
+
 async def test_a_run_that_nobody_woke_is_found(connection: Connection, psql: psycopg.Connection[DictRow]) -> None:
-    (late, _) = [*await enqueue(connection, run_at="2100-01-01"), *await enqueue(connection, run_at="2100-01-01")]
+    (late, _) = [*await enqueue(connection, run_at=FAR), *await enqueue(connection, run_at=FAR)]
     await connection.execute("update run set run_at = now() - interval '1 hour' where id = %s", [late])
     assert [row["id"] for row in Operator(psql).does("Should have started")] == [late]
 
@@ -221,7 +281,9 @@ async def test_a_held_snapshot_and_a_held_lock_are_found(
         await waiting.execute("set lock_timeout = '30s'")
         blocked = asyncio.create_task(waiting.execute("select from tenant"))
         found = await _first_found(operator, "Who waits for whose lock", unless=blocked)
-        assert [(row["pid"], row["waits_for"]) for row in found] == [(waiting.info.backend_pid, [pid])]
+        (told,) = [row["sentence"] for row in found if row["blocking_pid"] == pid]
+        assert f"(pid {waiting.info.backend_pid}) has waited" in told
+        assert "for all of table tenant, which" in told
         await connection.execute("rollback")
         await blocked
     assert operator.does("Connections by program")

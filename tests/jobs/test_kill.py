@@ -126,6 +126,15 @@ async def test_a_worker_asked_to_leave_hands_back_what_it_cannot_finish(
     await assert_told_once(connection, run_id)
 
 
+async def test_a_worker_asked_to_drain_exits_with_0(connection: Connection, start: Start, run_id: int) -> None:
+    first = start()
+    await until_in_second_step(connection, 1)
+    await connection.execute("select ops.drain_worker(id) from worker")
+    assert first.wait(timeout=10) == 0
+    assert await rows(connection, "select state, deaths, failures from run") == [("queued", 0, 0)]
+    assert await rows(connection, "select id from worker") == []
+
+
 async def test_a_worker_whose_every_connection_is_cut_goes_on(
     connection: Connection, start: Start, run_id: int
 ) -> None:

@@ -54,7 +54,7 @@ async def test_a_running_runs_worker_is_told_at_its_next_heartbeat(connection: C
     await enqueue(connection, 2)
     run, _ = await claim(connection, worker=worker)
     await cancel_runs(connection, "default", [run.id])
-    assert await heartbeat(connection, worker) == (True, [run.id], False)
+    assert (await heartbeat(connection, worker)).cancelled == [run.id]
 
 
 async def test_a_cancel_of_a_running_run_wakes_listeners(connection: Connection, conninfo: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from howdah.sql.pool import Connection
-from howdah.sql.queue.calls import heartbeat, rescue_runs, unregister_worker
+from howdah.sql.queue.calls import Heartbeat, heartbeat, rescue_runs, unregister_worker
 from tests.sql.engine import checkpoint, claim, connect, enqueue, new_worker, outcome, rows, running, states, write
 
 STALE = timedelta(seconds=15)
@@ -31,7 +31,7 @@ async def test_a_worker_that_speaks_keeps_its_runs(connection: Connection) -> No
     await enqueue(connection)
     await claim(connection, worker=worker)
     await pass_time(connection, STALE * 2)
-    assert await heartbeat(connection, worker) == (True, [], False)
+    assert await heartbeat(connection, worker) == Heartbeat(alive=True, cancelled=[], suspects=False, draining=False)
     await pass_time(connection, STALE * 2 + STALE / 2)
     assert await rescue_runs(connection, STALE) == (0, 0)
     assert [state for _, state in await states(connection)] == ["running"]
@@ -46,7 +46,7 @@ async def test_a_rescued_workers_writes_are_refused_and_it_is_told(connection: C
     assert await write(connection, checkpoint(old), outcome(old)) == ["stale", "stale"]
     (new,) = await claim(connection)
     assert await write(connection, checkpoint(old), outcome(old)) == ["stale", "stale"]
-    assert await heartbeat(connection, worker) == (False, [], False)
+    assert await heartbeat(connection, worker) == Heartbeat(alive=False, cancelled=[], suspects=False, draining=False)
     assert await write(connection, outcome(new)) == ["ok"]
 
 

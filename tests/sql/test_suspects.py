@@ -24,7 +24,7 @@ async def test_neighbours_of_a_poison_run_survive_and_it_fails_with_the_reason(c
     while await value(connection, "select count(*) from run"):
         await connection.execute("delete from worker")
         worker = await new_worker(connection)
-        assert (await heartbeat(connection, worker))[2]
+        assert (await heartbeat(connection, worker)).suspects
         runs = await claim_suspects(connection, worker, ["default"], ["t"])
         assert runs
         if poison in {run.id for run in runs}:
@@ -46,7 +46,7 @@ async def test_no_more_workers_stop_for_suspects_than_there_are(connection: Conn
         await claim(connection, worker=worker)
         await die(connection, worker)
     workers = [await new_worker(connection) for _ in range(5)]
-    assert [(await heartbeat(connection, worker))[2] for worker in workers].count(True) == 1
+    assert [(await heartbeat(connection, worker)).suspects for worker in workers].count(True) == 1
 
 
 async def test_a_death_in_company_is_not_held_against_a_run(connection: Connection) -> None:
