@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from howdah.app.collector import relax_collector
 from howdah.app.database import NoDatabaseError, data_folder, find_database, provide_database
 from howdah.app.processes import ProcessDiedError
 from howdah.app.settings import SettingError, Settings, describe_settings, load_settings
@@ -187,6 +188,7 @@ def _review(settings: Settings, materials: list[Any], ask: str | None, out: Path
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    relax_collector()
     return uvloop.run(work)
 
 

@@ -62,6 +62,9 @@ class Execution:
     async def outcome(self) -> list[RunItem]:
         """Run it; what is to be written about it, in order. Empty when this attempt no longer counts."""
         claimed = self.claimed
+        if self.stop is not None:
+            # Asked to stop while it waited for a slot.
+            return self._stopped()
         retry: BaseRetryStrategy | None = None
         try:
             override = None if claimed.retry is None else read_override(claimed.retry)

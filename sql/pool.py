@@ -51,15 +51,18 @@ async def connect(conninfo: str) -> Connection:
     return await Connection.connect(conninfo, autocommit=True, **session_arguments(conninfo))
 
 
-def make_pool(conninfo: str, *, min_size: int = 1, max_size: int = 4) -> Pool:
-    """A pool, not yet open. Connections are in autocommit: each engine call is a transaction of its own."""
+def make_pool(conninfo: str, *, min_size: int = 1, max_size: int = 4, check: bool = True) -> Pool:
+    """A pool, not yet open. Connections are in autocommit: each engine call is a transaction of its own.
+
+    `check` asks the server before a connection is lent, a round trip; not for callers who try again by themselves.
+    """
     return AsyncConnectionPool(
         conninfo,
         min_size=min_size,
         max_size=max_size,
         open=False,
         kwargs={"autocommit": True, **session_arguments(conninfo)},
-        check=AsyncConnectionPool.check_connection,
+        check=AsyncConnectionPool.check_connection if check else None,
         connection_class=psycopg.AsyncConnection[TupleRow],
     )
 

@@ -12,6 +12,7 @@ import uvicorn
 from litestar import Litestar
 
 from howdah.app.api.application import create_app
+from howdah.app.collector import relax_collector
 from howdah.app.composition import Resources
 from howdah.app.settings import Settings
 
@@ -76,6 +77,7 @@ def serve(settings: Settings, database_url: str, port: int | None = None, *, fd:
     server = make_server(settings, database_url, port, fd=fd)
     # uvicorn raises a signal again once it has stopped for it; by then SIGTERM and Ctrl-C have done their work.
     signal.signal(signal.SIGTERM, lambda *_: None)
+    relax_collector()
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
     if not server.started:

@@ -696,25 +696,32 @@ begin
                 where r.state = 'queued'
                 for no key update of r skip locked
             ),
+            taken as materialized (
+                select h.tenant_id, h.task, sum(count(*)) over (partition by h.tenant_id) as of_tenant,
+                       min(h.priority) filter (where h.fresh) as lowest, max(h.priority) filter (where h.fresh) as highest,
+                       max(h.id) filter (where h.fresh) as last
+                from locked as h
+                group by h.tenant_id, h.task
+            ),
             advanced as (
                 update lane as l
                 set virtual_time = a.virtual_time,
                     floor_priority = case when l.next_xid <= a.oldest then l.next_priority else l.floor_priority end,
                     floor_id = case when l.next_xid <= a.oldest then l.next_id else l.floor_id end,
-                    next_priority = case when l.next_xid > a.oldest or a.last is null then l.next_priority else -(a.last[1]) end,
-                    next_id = case when l.next_xid > a.oldest or a.last is null then l.next_id else a.last[2] - c_margin end,
-                    next_xid = case when l.next_xid > a.oldest or a.last is null then l.next_xid else a.newest end
+                    -- One candidate at a time, and only where one priority was read: its last id is then how far.
+                    next_priority = case when l.next_xid > a.oldest or a.priority is null then l.next_priority else a.priority end,
+                    next_id = case when l.next_xid > a.oldest or a.priority is null then l.next_id else a.last - c_margin end,
+                    next_xid = case when l.next_xid > a.oldest or a.priority is null then l.next_xid else a.newest end
                 from (
-                    select i.tenant_id, i.task, i.twin, t.virtual_time + g.taken / t.weight as virtual_time,
-                           (select max(array[-h.priority, h.id]) from locked as h
-                            where h.tenant_id = i.tenant_id and h.task = i.task and h.fresh) as last,
+                    select i.tenant_id, i.task, i.twin, t.virtual_time + g.of_tenant / t.weight as virtual_time,
+                           case when k.lowest = k.highest then k.lowest end as priority, k.last,
                            pg_snapshot_xmin(pg_current_snapshot()) as oldest,
                            pg_snapshot_xmax(pg_current_snapshot()) as newest
                     from lanes as i
                     join tenants as t on t.id = i.tenant_id
-                    join (select h.tenant_id, count(*) as taken from locked as h group by h.tenant_id) as g
-                        on g.tenant_id = i.tenant_id
-                    where g.taken > 0
+                    join (select distinct k.tenant_id, k.of_tenant from taken as k) as g on g.tenant_id = i.tenant_id
+                    left join taken as k on k.tenant_id = i.tenant_id and k.task = i.task
+                    offset 0
                 ) as a
                 where l.queue = v_queue and l.tenant_id = a.tenant_id and l.task = a.task and l.twin = a.twin
             )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
+import msgspec
 from psycopg.types.json import Jsonb
 
 from howdah.sql.array_literal import integers, intervals, texts, timestamps
@@ -60,8 +61,7 @@ class Enqueued:
     status: EnqueueStatus
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedRun:
+class ClaimedRun(msgspec.Struct, frozen=True):
     """A run that this worker has now. `attempt` is its fencing token; `args` and `retry` are JSON text."""
 
     id: int

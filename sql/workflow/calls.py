@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+import msgspec
+
 from howdah.sql.array_literal import integers, texts, timestamps
 from howdah.sql.pool import Connection
 
@@ -14,8 +16,7 @@ ItemKind = Literal["checkpoint", "event", "outcome"]
 ItemStatus = Literal["ok", "stale", "busy", "repeated"]
 
 
-@dataclass(slots=True)
-class RunItem:
+class RunItem(msgspec.Struct):
     """One thing that a worker has to say about a run; `body` is JSON text. See flush.sql for what each field means."""
 
     run_id: int

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import psycopg
 from psycopg.types.json import Jsonb
 
+from howdah.app.collector import relax_collector
 from howdah.jobs.app import App
 from howdah.jobs.run import Run
 from howdah.jobs.worker import Worker, WorkerSettings
@@ -88,6 +89,7 @@ async def work(url: str, figure: str, ran: Ran) -> None:
         await run.step("second", _step, 2)
         ran()
 
+    relax_collector()  # as `howdah worker` does
     await Worker(app, cell_conninfo(url), WorkerSettings(concurrency=CONCURRENCY)).run()
 
 
@@ -97,6 +99,7 @@ async def _step(value: int) -> int:
 
 @asynccontextmanager
 async def enqueuer(url: str, figure: str) -> AsyncIterator[Enqueue]:
+    relax_collector()  # as an API process does
     async with make_pool(cell_conninfo(url), max_size=API_POOL) as pool, engine_connection(url) as connection:
         notifier = Notifier(pool)
         writer = enqueue_writer(pool, notifier)
