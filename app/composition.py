@@ -42,6 +42,8 @@ from howdah.sql.tables import metadata
 
 # A list that needs longer is asked for too much: the client gets a problem, the database its time back.
 READ_SECONDS = 10
+# Connections that the writers keep, and the fewest for all else.
+WRITERS, MIN_POOL = 3, 2
 # Lists are short and rare beside writes: half of the pool's size, and at least two.
 MIN_READ_CONNECTIONS = 2
 # The areas whose functions this process calls; each file there is named for its function.
@@ -82,14 +84,18 @@ async def open_resources(settings: Settings, database_url: str) -> AsyncIterator
     await check_fit(settings, database_url)
     conninfo = cell_conninfo(database_url, settings.cell, "howdah-api", pooled=settings.pooled)
     async with AsyncExitStack() as stack:
-        pool = await stack.enter_async_context(make_pool(conninfo, max_size=settings.api_pool_size))
+        pool = await stack.enter_async_context(
+            make_pool(conninfo, max_size=max(MIN_POOL, settings.api_pool_size - WRITERS))
+        )
+        # Runs, events and hints: each writes one batch at a time, and tries again by itself.
+        writes = await stack.enter_async_context(make_pool(conninfo, max_size=WRITERS, check=False))
         engine = make_read_engine(conninfo, max(MIN_READ_CONNECTIONS, settings.api_pool_size // 2))
         stack.push_async_callback(engine.dispose)
-        notifier = Notifier(pool, settings.cell)
+        notifier = Notifier(writes, settings.cell)
         stack.push_async_callback(notifier.aclose)
-        enqueuer = enqueue_writer(pool, notifier)
+        enqueuer = enqueue_writer(writes, notifier)
         stack.push_async_callback(enqueuer.drain)
-        appender = event_writer(pool, notifier)
+        appender = event_writer(writes, notifier)
         stack.push_async_callback(appender.drain)
         waiter = RunWaiter(pool)
         stack.push_async_callback(waiter.aclose)

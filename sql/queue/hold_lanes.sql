@@ -27,8 +27,9 @@ begin
             for key share of l skip locked
         )
         select array_agg(w.q), array_agg(w.t), array_agg(w.k) into v_queues, v_tenants, v_tasks
-        from unnest(v_queues, v_tenants, v_tasks) as w(q, t, k)
-        where not exists (select from held as h where h.queue = w.q and h.tenant_id = w.t and h.task = w.k);
+        from (select * from unnest(v_queues, v_tenants, v_tasks) as w(q, t, k)
+              except
+              select h.queue, h.tenant_id, h.task from held as h) as w;
         exit when v_queues is null;
         begin
             perform insert_lanes(v_queues, v_tenants, v_tasks, v_twin);

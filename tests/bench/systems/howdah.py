@@ -100,7 +100,10 @@ async def _step(value: int) -> int:
 @asynccontextmanager
 async def enqueuer(url: str, figure: str) -> AsyncIterator[Enqueue]:
     relax_collector()  # as an API process does
-    async with make_pool(cell_conninfo(url), max_size=API_POOL) as pool, engine_connection(url) as connection:
+    async with (
+        make_pool(cell_conninfo(url), max_size=API_POOL, check=False) as pool,
+        engine_connection(url) as connection,
+    ):
         notifier = Notifier(pool)
         writer = enqueue_writer(pool, notifier)
         yield in_figures_way(
