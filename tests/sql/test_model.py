@@ -390,7 +390,7 @@ class Engine(RuleBasedStateMachine):
         self.model.now += timedelta(seconds=seconds)
         self._set_clock()
         for worker in self.model.workers.keys() - self.crashed:
-            ((alive, cancelled, suspects),) = self.ask("select * from heartbeat(%s)", worker)
+            ((alive, cancelled, suspects),) = self.ask("select alive, cancelled, suspects from heartbeat(%s)", worker)
             self.model.workers[worker] = self.model.now
             mine = [run for run in self.model.runs.values() if run.state == "running" and run.worker == worker]
             assert alive

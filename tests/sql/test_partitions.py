@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
 
 from howdah.sql.pool import Connection
@@ -64,7 +65,7 @@ async def test_a_run_older_than_every_partition_finishes(connection: Connection)
     (run,) = await running(connection)
     old = await value(connection, "select first_run_id('2020-01-01') + 5")
     await connection.execute("update run set id = %s", [old])
-    run = type(run)(old, *[getattr(run, name) for name in run.__slots__[1:]])
+    run = msgspec.structs.replace(run, id=old)
     assert await write(connection, checkpoint(run), outcome(run)) == ["ok", "ok"]
     assert await states(connection) == [(old, "succeeded")]
     assert [c.step for c in await read_checkpoints(connection, [old])] == ["s"]

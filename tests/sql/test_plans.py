@@ -219,9 +219,9 @@ async def test_a_suspect_run_is_found_among_all_the_others(deep: Connection, pla
     )
     await deep.execute("analyze run")
     plans.clear()
-    assert (await calls.heartbeat(deep, worker))[2]
+    assert (await calls.heartbeat(deep, worker)).suspects
     assert [run.id for run in await calls.claim_suspects(deep, worker, ["default"], ["t"])] == [suspect]
-    assert not (await calls.heartbeat(deep, worker))[2]
+    assert not (await calls.heartbeat(deep, worker)).suspects
     assert plans.rows_read("run_suspect_idx") <= 4
     plans.assert_no_scan_of_a_whole_table()
 
