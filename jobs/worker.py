@@ -112,6 +112,7 @@ class Worker:
         self._unwritten: set[tuple[int, int]] = set()
         self._stopping = False
         self._suspects = False
+        self._limited = False
         self._alone_after = 0.0
         self._heard_until = 0.0
         self._wake = asyncio.Event()
@@ -215,6 +216,9 @@ class Worker:
                     return
                 if not await _wait(self._wake, POLL_FROM if until_idle else poll):
                     poll = min(poll * 2, POLL_TO)
+                elif self._limited:
+                    # Ends come one by one; a claim for each would cost more than it starts.
+                    await asyncio.sleep(GATHER)
 
     def _room(self) -> int:
         """Free slots; none while more finished runs than slots wait to be written."""
@@ -319,6 +323,9 @@ class Worker:
             log.warning("outcome_stale", run=execution.claimed.id, attempt=execution.claimed.attempt, outcome=outcome)
         else:
             self.finished += 1
+            if self._limited:
+                # A slot that a limit counts is free now: what waits for it is not announced.
+                self._wake.set()
             if outcome in ("retry", "release"):
                 self._engine.notifier.hint(RUNS_CHANNEL, [execution.claimed.queue])
 
@@ -356,6 +363,7 @@ class Worker:
         self._heard_until = asyncio.get_running_loop().time() + 2 * self._settings.heartbeat
         if workers:
             log.warning("workers_found_dead", workers=workers, runs_requeued=runs)
+        self._limited = heard.limited
         if heard.draining and not self._stopping:
             log.info("worker_drains", worker=self._worker_id, running=len(self._running))
             self.stop()

@@ -90,12 +90,15 @@ class Heartbeat:
         Whether suspect runs wait in its queues.
     draining
         Whether it shall claim nothing more, finish, and stop.
+    limited
+        Whether one of its queues limits what runs: each end may let another run start.
     """
 
     alive: bool
     cancelled: list[int]
     suspects: bool
     draining: bool
+    limited: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +197,7 @@ async def claim_suspects(
 async def heartbeat(connection: Connection, worker_id: int) -> Heartbeat:
     """Say that this worker lives, and learn what others ask of it."""
     row = await (
-        await connection.execute("select alive, cancelled, suspects, draining from heartbeat(%s)", [worker_id])
+        await connection.execute("select alive, cancelled, suspects, draining, limited from heartbeat(%s)", [worker_id])
     ).fetchone()
     assert row is not None
     return Heartbeat(*row)

@@ -3,8 +3,9 @@
 --   suspects   whether a run of its queues waits for a worker that runs nothing else (see claim_suspects), and this worker
 --              is to be it: not more of them stop for it than there are such runs, and in each minute others
 --   draining   whether it shall claim nothing more, finish, and stop: see drain_worker
+--   limited    whether one of its queues has a limit on what runs, so that each end may let another run start
 create function heartbeat(p_worker bigint)
-returns table (alive boolean, cancelled bigint[], suspects boolean, draining boolean)
+returns table (alive boolean, cancelled bigint[], suspects boolean, draining boolean, limited boolean)
 language plpgsql
 as $$
 declare
@@ -22,6 +23,9 @@ begin
            < (select count(*)
               from (select from run as r
                     where r.queue = any (v_worker.queues) and r.state = 'queued' and r.suspect limit 100) as waiting),
-           coalesce(v_worker.draining, false);
+           coalesce(v_worker.draining, false),
+           exists (select from queue as q
+                   where q.name = any (v_worker.queues)
+                     and coalesce(q.max_running, q.max_running_per_tenant) is not null);
 end
 $$;

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sys
 import time
 from typing import Any
@@ -104,7 +105,10 @@ def main() -> None:
     # Standard output carries the result alone.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     system = next(system for system in SYSTEMS if system.name == name)
-    print(json.dumps(uvloop.run(measure(system, figure, url, int(runs), float(seconds)))))
+    result = uvloop.run(measure(system, figure, url, int(runs), float(seconds)))
+    # A child of Node.js leaves the pipe that it shares non-blocking, which cuts a long line short.
+    os.set_blocking(sys.stdout.fileno(), True)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":
