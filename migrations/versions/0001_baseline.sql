@@ -3397,19 +3397,19 @@ begin
             select distinct i.run_id from unnest(p_runs, p_kinds) as i(run_id, kind) where i.kind = 'event'));
     end if;
 
-    -- "Running", said so that no partial index matches: the planner would join through one of them, row by row.
+    -- Run by run: told by its statistics that hardly any is running, the planner would read them all and compare each with
+    -- each. "Running" is said so that no partial index matches.
     with wanted as materialized (
         select distinct run_id, attempt from unnest(p_runs, p_attempts) as i(run_id, attempt)
     )
     select coalesce(array_agg(l.id), '{}'), array_agg(l.id) filter (where l.order_no is not null),
            (select count(*) from wanted), array_agg(l.queue), array_agg(l.tenant_id)
     into v_mine, v_ordered, v_wanted, v_slot_queues, v_slot_tenants
-    from (
+    from (select * from wanted order by run_id) as i
+    cross join lateral (
         select r.id, r.order_no, r.queue, r.tenant_id
-        from wanted as i
-        join run as r on r.id = i.run_id and r.attempt = i.attempt and r.claimed_at is not null
-        where r.id <> all (v_busy)
-        order by r.id
+        from run as r
+        where r.id = i.run_id and r.attempt = i.attempt and r.claimed_at is not null and r.id <> all (v_busy)
         for no key update of r skip locked
     ) as l;
 
