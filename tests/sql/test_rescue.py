@@ -31,7 +31,9 @@ async def test_a_worker_that_speaks_keeps_its_runs(connection: Connection) -> No
     await enqueue(connection)
     await claim(connection, worker=worker)
     await pass_time(connection, STALE * 2)
-    assert await heartbeat(connection, worker) == Heartbeat(alive=True, cancelled=[], suspects=False, draining=False)
+    assert await heartbeat(connection, worker) == Heartbeat(
+        alive=True, cancelled=[], suspects=False, draining=False, limited=False
+    )
     await pass_time(connection, STALE * 2 + STALE / 2)
     assert await rescue_runs(connection, STALE) == (0, 0)
     assert [state for _, state in await states(connection)] == ["running"]
@@ -46,7 +48,9 @@ async def test_a_rescued_workers_writes_are_refused_and_it_is_told(connection: C
     assert await write(connection, checkpoint(old), outcome(old)) == ["stale", "stale"]
     (new,) = await claim(connection)
     assert await write(connection, checkpoint(old), outcome(old)) == ["stale", "stale"]
-    assert await heartbeat(connection, worker) == Heartbeat(alive=False, cancelled=[], suspects=False, draining=False)
+    assert await heartbeat(connection, worker) == Heartbeat(
+        alive=False, cancelled=[], suspects=False, draining=False, limited=False
+    )
     assert await write(connection, outcome(new)) == ["ok"]
 
 
