@@ -87,7 +87,7 @@ class Heartbeat:
     cancelled
         Ids of its runs to cancel.
     suspects
-        Whether suspect runs wait in its queues.
+        Whether suspect runs wait in its queues, and it is this worker that shall run them.
     draining
         Whether it shall claim nothing more, finish, and stop.
     limited
