@@ -50,6 +50,8 @@ class Stop(enum.Enum):
 class Execution:
     """A claimed run in this worker's hands. `stop` may be set before its task is cancelled, to say why."""
 
+    __slots__ = ("_app", "_checkpoints", "_engine", "_run", "claimed", "stop", "task")
+
     def __init__(self, app: App, claimed: ClaimedRun, checkpoints: Mapping[str, str | None], engine: Engine) -> None:
         self.claimed = claimed
         self.stop: Stop | None = None
@@ -73,7 +75,8 @@ class Execution:
                 arguments = workflow.signature.decode(claimed.args)
                 retry = override or workflow.retry_strategy
                 self._run = Run(claimed, self._checkpoints, self._engine)
-                output = await self._in_time(workflow.function(self._run, **arguments))
+                running = workflow.function(self._run, **arguments)
+                output = await (running if claimed.deadline is None else self._in_time(running, claimed.deadline))
                 body = encode(output, f"the output of run {claimed.id}")
             else:
                 task = self._app.tasks.get(claimed.task)
@@ -82,7 +85,9 @@ class Execution:
                         f"this worker has no task {claimed.task!r}: deploy a version that has it, requeue"
                     )
                 retry = override or task.retry_strategy
-                body = _output_if_json(await self._in_time(self._run_task(task)))
+                running = self._run_task(task)
+                output = await (running if claimed.deadline is None else self._in_time(running, claimed.deadline))
+                body = _output_if_json(output)
         except asyncio.CancelledError:
             return self._stopped()
         except StaleAttempt as error:
@@ -94,16 +99,14 @@ class Execution:
             return self._failed(error, retry)
         return self._final("succeeded", body)
 
-    async def _in_time(self, running: Awaitable[T]) -> T:
-        if self.claimed.deadline is None:
-            return await running
-        left = (self.claimed.deadline - datetime.now(UTC)).total_seconds()
+    async def _in_time(self, running: Awaitable[T], deadline: datetime) -> T:
+        left = (deadline - datetime.now(UTC)).total_seconds()
         try:
             async with asyncio.timeout(left) as limit:
                 return await running
         except TimeoutError:
             if limit.expired():
-                raise DeadlineExceededError(f"the deadline, {self.claimed.deadline:%c %Z}, has passed") from None
+                raise DeadlineExceededError(f"the deadline, {deadline:%c %Z}, has passed") from None
             raise
 
     async def _run_task(self, task: Task[Any, Any, Any]) -> Any:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -304,22 +305,23 @@ class Worker:
         if not items:
             return
         self._unwritten.add((claimed.id, claimed.attempt))
-        for item in items:
-            written = self._engine.writer.add(item)
-        written.add_done_callback(lambda future: self._written(execution, item.name, future))
-        if len(items) > 1:
+        *events, outcome = items
+        for item in events:
+            self._engine.writer.add(item)
+        self._engine.writer.post(outcome, partial(self._written, execution, outcome.name))
+        if events:
             self._engine.notifier.hint(
                 EVENTS_CHANNEL, [f"{claimed.tenant_id}/{claimed.session_id or f'run:{claimed.id}'}"]
             )
 
-    def _written(self, execution: Execution, outcome: str, future: asyncio.Future[ItemStatus]) -> None:
+    def _written(self, execution: Execution, outcome: str, status: ItemStatus | BaseException) -> None:
         self._unwritten.discard((execution.claimed.id, execution.claimed.attempt))
         self._freed.set()
-        if future.cancelled():
+        if isinstance(status, asyncio.CancelledError):
             return
-        if (error := future.exception()) is not None:
-            log.error("outcome_lost", run=execution.claimed.id, outcome=outcome, error=str(error))
-        elif future.result() == "stale":
+        if isinstance(status, BaseException):
+            log.error("outcome_lost", run=execution.claimed.id, outcome=outcome, error=str(status))
+        elif status == "stale":
             log.warning("outcome_stale", run=execution.claimed.id, attempt=execution.claimed.attempt, outcome=outcome)
         else:
             self.finished += 1

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 import psycopg
 import structlog
 from psycopg_pool import PoolClosed
 
-from howdah.sql.errors import HowdahError, from_psycopg
+from howdah.sql.errors import from_psycopg
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_Waiting = tuple[Item, asyncio.Future[Result]]
+# An item, and who is told: called once, with its result or with why there is none.
+_Waiting = tuple[Item, Callable[[Result | BaseException], None]]
 
 log = structlog.get_logger(__name__)
 
@@ -70,10 +72,17 @@ class GroupCommit(Generic[Item, Result]):
     def add(self, item: Item) -> asyncio.Future[Result]:
         """Add `item` to the open batch; the future is done once it is on disk."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._open.append((item, future))
+        self.post(item, partial(_settle, future))
+        return future
+
+    def post(self, item: Item, told: Callable[[Result | BaseException], None]) -> None:
+        """Add `item` to the open batch; `told` is called with its result, or the error, once that is known.
+
+        For callers who have thousands of items under way: a future and its callback are two turns of the loop each.
+        """
+        self._open.append((item, told))
         if self._writer is None:
             self._writer = asyncio.create_task(self._write())
-        return future
 
     async def drain(self) -> None:
         """Wait until everything added so far is written."""
@@ -98,15 +107,16 @@ class GroupCommit(Generic[Item, Result]):
         """Write `batch`; what is to be sent again, in order."""
         try:
             results = await self._flush_through_reconnects([item for item, _ in batch])
-        except asyncio.CancelledError:
-            for _, future in batch:
-                future.cancel()
+        except asyncio.CancelledError as error:
+            for _, told in batch:
+                told(error)
             raise
         except Exception as error:
             # One bad item must fail alone: halve until it stands by itself. A database that is away fails them all.
             if len(batch) == 1 or _may_pass(error):
-                for _, future in batch:
-                    _fail(future, error)
+                known = from_psycopg(error) if isinstance(error, psycopg.Error) else None
+                for _, told in batch:
+                    told(known or error)
                 return []
             middle = len(batch) // 2
             busy = await self._write_batch(batch[:middle])
@@ -115,11 +125,11 @@ class GroupCommit(Generic[Item, Result]):
             follow = [waiting for waiting in batch[middle:] if self._order(waiting[0]) in held]
             return busy + (await self._write_batch(free) if free else []) + follow
         busy = []
-        for (item, future), result in zip(batch, results, strict=True):
+        for waiting, result in zip(batch, results, strict=True):
             if isinstance(result, Busy):
-                busy.append((item, future))
-            elif not future.done():
-                future.set_result(result)
+                busy.append(waiting)
+            else:
+                waiting[1](result)
         return busy
 
     async def _flush_through_reconnects(self, items: Sequence[Item]) -> Sequence[Result | Busy]:
@@ -143,8 +153,12 @@ def _may_pass(error: Exception) -> bool:
     return state is None or state.startswith(("08", "40", "53", "57P"))
 
 
-def _fail(future: asyncio.Future[Result], error: Exception) -> None:
+def _settle(future: asyncio.Future[Result], result: Result | BaseException) -> None:
     if future.done():
         return
-    known: HowdahError | None = from_psycopg(error) if isinstance(error, psycopg.Error) else None
-    future.set_exception(known or error)
+    if isinstance(result, asyncio.CancelledError):
+        future.cancel()
+    elif isinstance(result, BaseException):
+        future.set_exception(result)
+    else:
+        future.set_result(result)

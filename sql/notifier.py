@@ -14,7 +14,7 @@ from howdah.sql.schema import DEFAULT_CELL
 log = structlog.get_logger(__name__)
 
 # The first hint goes at once; then at most one round in this time, however many writers there are.
-INTERVAL = 0.005
+INTERVAL = 0.002
 # One statement carries this many payloads at most; what is more says '' once: look at everything.
 MAX_PAYLOADS = 500
 

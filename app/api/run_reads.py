@@ -140,7 +140,14 @@ async def list_runs(
     if position is not None and not position.isdecimal():
         raise bad_cursor(cursor or "")
     parts = []
-    for table, base in ((run, _live(full=False)), (run_history, _history(full=False))):
+    # Each side ends after a page by itself, through its index on (tenant, id), which of live runs has only those that do
+    # not run: the others are few, and have one of their own.
+    sides = (
+        (run, _live(full=False).where(run.c.state != "running")),
+        (run, _live(full=False).where(run.c.state == "running")),
+        (run_history, _history(full=False)),
+    )
+    for table, base in sides:
         if "state" in wanted and (wanted["state"] in FINAL_STATES) != (table is run_history):
             continue
         columns = table.c
@@ -151,7 +158,6 @@ async def list_runs(
             conditions.append(columns.tenant_id == tenant_id)
         if position is not None:
             conditions.append(columns.id < int(position))
-        # Each side ends after a page by itself, through its index on (tenant, id).
         side = base.where(*conditions).order_by(columns.id.desc()).limit(limit + 1).subquery()
         parts.append(select(side))
     both = union_all(*parts).subquery()

@@ -1,12 +1,21 @@
 -- What operators read. The tables behind may change; these names and columns are kept.
 -- Everything here is installed in the operator schema beside the cell (`ops`), so it is written ops.runs and so on.
 
+-- Live runs in two parts, as an index by tenant leaves the running ones out.
 create view runs as
 select r.id, r.tenant_id, r.queue, r.task, r.state, r.priority, r.session_id, r.attempt, r.failures, r.deaths,
        r.worker_id, run_created_at(r.id) as created_at, r.run_at, r.claimed_at, null::timestamptz as finished_at,
        r.args, null::jsonb as output, r.error, r.order_no, r.on_failure, r.deadline, r.retry, r.unique_key, r.suspect,
        r.deaths_alone, r.cancel_requested
 from run as r
+where r.state <> 'running'
+union all
+select r.id, r.tenant_id, r.queue, r.task, r.state, r.priority, r.session_id, r.attempt, r.failures, r.deaths,
+       r.worker_id, run_created_at(r.id) as created_at, r.run_at, r.claimed_at, null::timestamptz as finished_at,
+       r.args, null::jsonb as output, r.error, r.order_no, r.on_failure, r.deadline, r.retry, r.unique_key, r.suspect,
+       r.deaths_alone, r.cancel_requested
+from run as r
+where r.state = 'running'
 union all
 select h.id, h.tenant_id, h.queue, h.task, h.state, h.priority, h.session_id, h.attempt, h.failures, h.deaths,
        h.worker_id, run_created_at(h.id), null, h.claimed_at, h.finished_at, h.args, h.output, h.error, h.order_no,
