@@ -140,8 +140,8 @@ async def list_runs(
     if position is not None and not position.isdecimal():
         raise bad_cursor(cursor or "")
     parts = []
-    # Each side ends after a page by itself, through its index on (tenant, id), which of live runs has only those that do
-    # not run: the others are few, and have one of their own.
+    # Each side ends after a page by itself, through its index on (tenant, id). That has only live runs that do not run
+    # just now: the others are few, and have one of their own.
     sides = (
         (run, _live(full=False).where(run.c.state != "running")),
         (run, _live(full=False).where(run.c.state == "running")),

@@ -106,8 +106,8 @@ def main() -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     system = next(system for system in SYSTEMS if system.name == name)
     result = uvloop.run(measure(system, figure, url, int(runs), float(seconds)))
-    # A child of Node.js leaves the pipe that it shares non-blocking, and an unbuffered standard output (PYTHONUNBUFFERED)
-    # drops what one write does not take: each cuts a long line short.
+    # A child of Node.js leaves the pipe that it shares non-blocking, and an unbuffered standard output drops what one
+    # write does not take: each cuts a long line short.
     os.set_blocking(sys.stdout.fileno(), True)
     with open(sys.stdout.fileno(), "w", closefd=False) as output:
         output.write(json.dumps(result) + "\n")

@@ -300,3 +300,18 @@ async def test_tasks_are_registered_with_their_queues(app: App, work: Work, conn
     await connection.execute("""select * from enqueue_run('default', 't', '{"to": "a"}')""")
     await work(app)
     assert await rows(connection, "select queue, state from run_history") == [("mail", "succeeded")]
+
+
+async def test_a_worker_that_has_lost_its_heartbeat_stops_and_says_why(
+    app: App, conninfo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @app.task(name="any")
+    async def any_task() -> None: ...
+
+    async def broken(*_: object) -> None:
+        raise TypeError("a defect in the heartbeat")
+
+    monkeypatch.setattr("howdah.jobs.heart.calls.heartbeat", broken)
+    async with asyncio.timeout(20):
+        with pytest.raises(TypeError, match="a defect in the heartbeat"):
+            await Worker(app, conninfo, WorkerSettings(shutdown=0.1)).run()

@@ -156,6 +156,20 @@ async def test_reading_and_steering_single_runs_goes_by_their_indexes(deep: Conn
     plans.assert_no_scan_of_a_whole_table()
 
 
+async def test_a_page_of_a_tenants_runs_reads_no_other_tenants(deep: Connection, plans: Plans) -> None:
+    worker = await new_worker(deep)
+    await calls.claim_runs(deep, worker, ["default"], 500)
+    await deep.execute("analyze run")
+    plans.clear()
+    page = await (
+        await deep.execute("select id from ops.runs where tenant_id = 't5' order by id desc limit 10")
+    ).fetchall()
+    assert len(page) == 10
+    # The tenant has some 100 live runs of 102,000, and 500 are running.
+    assert plans.rows_read("run_tenant_idx") + plans.rows_read("run_running_idx") <= 600
+    plans.assert_no_scan_of_a_whole_table()
+
+
 async def test_the_next_of_a_hundred_thousand_blocked_runs_is_found_at_once(deep: Connection, plans: Plans) -> None:
     worker = await new_worker(deep)
     await calls.enqueue_runs(deep, [NewRun("t1", "ordered", session_id="long", order="skip")])
