@@ -98,7 +98,9 @@ async def test_its_runs_have_its_session_and_order(api: httpx.AsyncClient, task:
 async def test_an_order_without_a_session_is_refused(api: httpx.AsyncClient, task: str) -> None:
     problem = as_problem(await api.put("/v1/schedules/s", json={**REMIND, "order": "skip"}), 422, "bad-schedule")
     assert "order 'skip' without a session" in problem["detail"]
-    as_problem(await api.put("/v1/schedules/s", json={**REMIND, "session": "s", "order": "stop"}), 422, "invalid-request")
+    as_problem(
+        await api.put("/v1/schedules/s", json={**REMIND, "session": "s", "order": "stop"}), 422, "invalid-request"
+    )
     as_problem(await api.put("/v1/schedules/s", json={**REMIND, "session": "a/b"}), 422, "invalid-request")
 
 
