@@ -206,6 +206,15 @@ async def test_a_retry_may_change_priority_and_queue(connection: Connection, lat
         assert [run.id for run in await claim(connection)] == [kept.id]
 
 
+async def test_the_queue_that_a_retry_goes_to_hears_of_it_from_the_flush(connection: Connection, conninfo: str) -> None:
+    (run,) = await running(connection)
+    async with await connect(conninfo) as listener:
+        await listener.execute('listen "howdah.runs"')
+        retry = RunItem(run.id, run.attempt, "outcome", "retry", "null", '{"queue": "slow"}')
+        await flush(connection, [retry], notify=False)
+        assert [heard.payload async for heard in listener.notifies(timeout=5, stop_after=1)] == ["slow"]
+
+
 async def test_a_retry_frees_the_slot_of_the_queue_that_it_leaves(connection: Connection) -> None:
     await connection.execute("""select set_queue_limits('default', '{"max_running_per_tenant": 1}')""")
     first, second = await enqueue(connection, 2)
