@@ -31,7 +31,7 @@ up: $(STAMP) ## start database, API and worker, and leave them running until Ctr
 	@exec $(BIN)/howdah up
 
 test: $(STAMP) ## run every test
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
 
 check: $(STAMP) ## formatting, lint, types
 	@$(BIN)/ruff format --check .

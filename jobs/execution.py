@@ -6,6 +6,7 @@ import asyncio
 import enum
 import functools
 import inspect
+import re
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,18 +15,19 @@ from typing import Any, TypeVar
 
 import msgspec
 import procrastinate
+import psycopg
 import structlog
 from procrastinate import jobs, middleware
 from procrastinate.job_context import AbortReason, JobContext
-from procrastinate.retry import BaseRetryStrategy
+from procrastinate.retry import BaseRetryStrategy, RetryDecision
 from procrastinate.tasks import Task
 
 from howdah.jobs.api_errors import RetryLater
 from howdah.jobs.app import App
 from howdah.jobs.errors import DeadlineExceededError, NonRetryableError
-from howdah.jobs.retry import read_override
+from howdah.jobs.retry import RetryStrategy, read_override
 from howdah.jobs.run import Engine, Run
-from howdah.sql.errors import HowdahError, StaleAttempt
+from howdah.sql.errors import BadValue, HowdahError, StaleAttempt
 from howdah.sql.json_values import encode
 from howdah.sql.queue.calls import ClaimedRun
 from howdah.sql.workflow.calls import RunItem
@@ -37,6 +39,10 @@ log = structlog.get_logger(__name__)
 # A traceback's end tells what happened; a deep recursion's beginning does not.
 MAX_TRACEBACK = 16_000
 MAX_MESSAGE = 4_000
+# The greatest integer of the column; its own least one is no priority.
+MAX_PRIORITY = 2**31 - 1
+
+_QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 
 class Stop(enum.Enum):
@@ -96,7 +102,10 @@ class Execution:
         except RetryLater as error:
             return [self._item("reschedule", _error_body(error), at=datetime.now(UTC) + error.after)]
         except BaseException as error:  # Whatever an author's code raises ends this run only.
-            return self._failed(error, retry)
+            try:
+                return await self._failed(error, retry)
+            except asyncio.CancelledError:
+                return self._stopped()
         return self._final("succeeded", body)
 
     async def _in_time(self, running: Awaitable[T], deadline: datetime) -> T:
@@ -152,22 +161,62 @@ class Execution:
         if self.stop is Stop.LOST:
             return []
         # The author's own code cancelled its task: that is a failure like any other.
-        return self._failed(asyncio.CancelledError("the task cancelled itself"), None)
+        return self._give_up(asyncio.CancelledError("the task cancelled itself"))
 
-    def _failed(self, error: BaseException, retry: BaseRetryStrategy | None) -> list[RunItem]:
-        body = _error_body(error)
+    async def _failed(self, error: BaseException, retry: BaseRetryStrategy | None) -> list[RunItem]:
         if isinstance(error, procrastinate.exceptions.JobAborted) and self.stop is not None:
             return self._stopped()
         if retry is not None and not isinstance(error, NonRetryableError):
-            arguments = msgspec.json.decode(self.claimed.args)
-            again = retry.get_retry_exception(exception=error, job=self._job(arguments))
-            if again is not None:
-                at = again.retry_decision.retry_at
-                return [self._item("retry", body, at=at or datetime.now(UTC))]
+            job = await self._job_to_retry(retry)
+            try:
+                again = retry.get_retry_exception(exception=error, job=job)
+                if again is not None:
+                    return [self._retry(error, again.retry_decision, job)]
+            except Exception as refused:  # A strategy is an author's code as well.
+                return self._give_up(refused)
+        return self._give_up(error)
+
+    async def _job_to_retry(self, retry: BaseRetryStrategy) -> jobs.Job:
+        """The job that a strategy sees. What a claim does not bring is read for an author's own one only."""
+        job = self._job(msgspec.json.decode(self.claimed.args))
+        if type(retry) in (RetryStrategy, procrastinate.RetryStrategy):
+            return job
+        query = "select priority, case when order_no is not null then session_id end from run where id = %s"
+        try:
+            async with self._engine.pool.connection() as connection:
+                row = await (await connection.execute(query, [job.id])).fetchone()
+        except psycopg.Error as error:
+            log.warning("retry_decided_without_priority", run=job.id, error=str(error).strip())
+            return job
+        return job if row is None else job.evolve(priority=row[0], lock=row[1])
+
+    def _retry(self, error: BaseException, decision: RetryDecision, job: jobs.Job) -> RunItem:
+        change: dict[str, Any] = {}
+        if decision.priority is not None:
+            if not -MAX_PRIORITY <= decision.priority <= MAX_PRIORITY:
+                raise BadValue(
+                    f"the retry strategy of task {job.task_name!r} chose the priority {decision.priority}:"
+                    f" use one from -{MAX_PRIORITY} to {MAX_PRIORITY}"
+                )
+            change["priority"] = decision.priority
+        if decision.queue is not None:
+            if _QUEUE.fullmatch(decision.queue) is None:
+                raise BadValue(
+                    f"the retry strategy of task {job.task_name!r} chose the queue {decision.queue!r}: use up to 128"
+                    " letters, digits and . _ : - beginning with a letter or digit"
+                )
+            change["queue"] = decision.queue
+        if decision.lock is not None and decision.lock != job.lock:
+            log.warning("retry_keeps_its_lock", run=job.id, task=job.task_name, lock=job.lock, asked=decision.lock)
+        item = self._item("retry", _error_body(error), at=decision.retry_at or datetime.now(UTC))
+        item.key = encode(change, "the retry decision") if change else None
+        return item
+
+    def _give_up(self, error: BaseException) -> list[RunItem]:
         log.warning(
             "run_failed", run=self.claimed.id, task=self.claimed.task, error=f"{type(error).__name__}: {error}"[:500]
         )
-        return self._final("failed", body)
+        return self._final("failed", _error_body(error))
 
     def _final(self, state: str, body: str) -> list[RunItem]:
         items = [self._item(state, body)]

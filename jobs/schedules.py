@@ -129,6 +129,7 @@ def _schedule_of(periodic: PeriodicTask[..., Any, ...]) -> NewSchedule:
         priority=job.priority,
         unique_key=job.queueing_lock,
         session_id=job.lock,
+        order=None if job.lock is None else "skip",
         periodic_id=periodic.periodic_id,
     )
 

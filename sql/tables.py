@@ -118,6 +118,7 @@ schedule = Table(
     Column("priority", Integer, nullable=False),
     Column("unique_key", Text),
     Column("session_id", Text),
+    Column("on_failure", Text),
     Column("cron", Text, nullable=False),
     Column("time_zone", Text, nullable=False),
     Column("missed", Text, nullable=False),

@@ -1,50 +1,29 @@
-"""Every test has a real database: one server a session, a template with the schema, a clone a test."""
+"""Every test has a real database: one server a test process, a template with the schema, a clone a test."""
 
 from __future__ import annotations
 
+import itertools
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict
-from pytest_postgresql import factories
+from psycopg import sql
 
 from howdah.app import embedded
 from howdah.sql.pool import Connection, Pool, cell_conninfo, make_pool
 from howdah.sql.schema import install
 
 
-def _server() -> dict[str, str]:
-    """Where the tests' server is: DATABASE_URL, or an embedded one that ends with the tests."""
-    url = os.environ.get("DATABASE_URL")
-    if url is None:
-        folder = Path(tempfile.mkdtemp(prefix="howdah-tests-"))
-        server = embedded.start(folder, {"fsync": "off", "shared_buffers": "128MB"})
-        _started.append(folder)
-        url = server.url
-    given = conninfo_to_dict(url)
-    return {name: str(value) for name, value in given.items() if value is not None}
-
-
-_started: list[Path] = []
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    server = _server()
-    config.option.postgresql_host = server.get("host", "127.0.0.1")
-    config.option.postgresql_port = server.get("port", "5432")
-    config.option.postgresql_user = server.get("user", "postgres")
-    config.option.postgresql_password = server.get("password", "")
-    config.option.postgresql_dbname = f"howdah_test_{os.getpid()}"
-
-
-def pytest_unconfigure() -> None:
-    for folder in _started:
-        embedded.remove(folder)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Begun last, a long one would keep the other test processes waiting.
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -57,21 +36,73 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip(reason)
 
 
-def _install(**connection: object) -> None:
-    with psycopg.connect(**connection) as opened:  # type: ignore[arg-type]
-        install(opened)
+class Databases:
+    """Makes databases on the tests' server, of names that no other test process uses there."""
+
+    def __init__(self, url: str) -> None:
+        self._admin = psycopg.connect(url, autocommit=True)
+        own = secrets.token_hex(4)
+        self._names = (f"howdah_test_{own}_{number}" for number in itertools.count())
+
+    @contextmanager
+    def database(self, template: str | None = None) -> Iterator[str]:
+        """The name of a new database, empty or a clone of `template`, until the block ends."""
+        name = next(self._names)
+        copy = sql.SQL("template {}").format(sql.Identifier(template)) if template else sql.SQL("")
+        self._admin.execute(sql.SQL("create database {} {}").format(sql.Identifier(name), copy))
+        try:
+            yield name
+        finally:
+            self._admin.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+    def url(self, name: str) -> str:
+        """URL of a database, as the tests' user."""
+        info = self._admin.info
+        password = f":{quote(info.password, safe='')}" if info.password else ""
+        return f"postgresql://{quote(info.user, safe='')}{password}@{info.host}:{info.port}/{name}"
+
+    def close(self) -> None:
+        self._admin.close()
 
 
-postgresql_noproc = factories.postgresql_noproc(load=[_install])
-postgresql = factories.postgresql("postgresql_noproc")
+@pytest.fixture(scope="session")
+def databases() -> Iterator[Databases]:
+    """On the server of DATABASE_URL, or on an embedded one that ends with the tests."""
+    url = os.environ.get("DATABASE_URL")
+    folder = None if url else Path(tempfile.mkdtemp(prefix="howdah-tests-"))
+    try:
+        if folder is not None:
+            url = embedded.start(folder, {"fsync": "off", "shared_buffers": "128MB"}).url
+        assert url is not None
+        made = Databases(url)
+        yield made
+        made.close()
+    finally:
+        if folder is not None:
+            embedded.remove(folder)
+
+
+@pytest.fixture(scope="session")
+def template(databases: Databases) -> Iterator[str]:
+    """The name of a database with the schema in it."""
+    with databases.database() as name:
+        with psycopg.connect(databases.url(name)) as opened:
+            install(opened)
+        yield name
 
 
 @pytest.fixture
-def database_url(postgresql: psycopg.Connection) -> str:
+def database_url(databases: Databases, template: str) -> Iterator[str]:
     """URL of this test's own database, with the schema in it."""
-    info = postgresql.info
-    password = f":{info.password}" if info.password else ""
-    return f"postgresql://{info.user}{password}@{info.host}:{info.port}/{info.dbname}"
+    with databases.database(template) as name:
+        yield databases.url(name)
+
+
+@pytest.fixture
+def empty_database_url(databases: Databases) -> Iterator[str]:
+    """URL of a database of this test's own, without Howdah's schema."""
+    with databases.database() as name:
+        yield databases.url(name)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from howdah.sql.errors import UnknownRun
 from howdah.sql.queue.calls import OnFailure
 from howdah.sql.tables import checkpoint, run, run_history
 
-LiveState = Literal["queued", "scheduled", "blocked", "waiting", "held", "running"]
+LiveState = Literal["queued", "scheduled", "blocked", "waiting", "running"]
 FinalState = Literal["succeeded", "failed", "cancelled"]
 RunState = LiveState | FinalState
 FINAL_STATES = ("succeeded", "failed", "cancelled")

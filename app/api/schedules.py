@@ -14,12 +14,13 @@ from sqlalchemy import Row, Text, cast, select
 
 from howdah.app.api.auth import Caller
 from howdah.app.api.bodies import JsonBody
-from howdah.app.api.new_runs import NAME, Key, checked_args
+from howdah.app.api.new_runs import NAME, SESSION, Key, Priority, checked_args
 from howdah.app.api.pagination import DEFAULT_LIMIT, Cursor, Limit, decode_cursor, encode_cursor
 from howdah.app.api.run_reads import Run, find_run
 from howdah.app.composition import Resources
 from howdah.jobs.cron import Cron
 from howdah.sql.errors import UnknownSchedule
+from howdah.sql.queue.calls import OnFailure
 from howdah.sql.schedule.calls import (
     Missed,
     NewSchedule,
@@ -44,7 +45,8 @@ NewSchedulePath = Annotated[
 
 class ScheduleBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """A schedule to keep. `missed`: of the moments that passed while no worker lived, the `last` one brings a run, or
-    none does (`skip`). `queue` left out: the task's own. `unique_key`: a moment brings no run while one is queued."""
+    none does (`skip`). `queue` left out: the task's own. `unique_key`: a moment brings no run while one is queued.
+    `session` and `order` are those of its runs: with both they go one at a time."""
 
     task: Annotated[str, msgspec.Meta(min_length=1, max_length=200, examples=["invoice.remind"])]
     cron: Annotated[
@@ -61,8 +63,10 @@ class ScheduleBody(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     time_zone: Annotated[str, msgspec.Meta(max_length=64, description="IANA name.", examples=["Europe/Berlin"])] = "UTC"
     missed: Missed = "last"
     queue: Annotated[str, msgspec.Meta(pattern=NAME)] | None = None
-    priority: Annotated[int, msgspec.Meta(ge=-1_000_000, le=1_000_000, description="Higher first.")] = 0
+    priority: Priority = 0
     unique_key: Key | None = None
+    session: Annotated[str, msgspec.Meta(pattern=SESSION)] | None = None
+    order: OnFailure | None = None
 
 
 class ScheduleSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +82,8 @@ class ScheduleSummary(msgspec.Struct, frozen=True, kw_only=True):
     queue: str | None
     priority: int
     unique_key: str | None
+    session: str | None
+    order: OnFailure | None
     paused: bool
     next_at: datetime | None
     last_at: datetime | None
@@ -134,6 +140,8 @@ class ScheduleController(Controller):
             queue=data.queue,
             priority=data.priority,
             unique_key=data.unique_key,
+            session_id=data.session,
+            order=data.order,
         )
         async with resources.pool.connection() as connection:
             created = await put_schedule(connection, new)
@@ -231,4 +239,6 @@ def _fields(row: Row[Any]) -> dict[str, Any]:
         "last_at", "error", "created_at", "updated_at",
     )  # fmt: skip
     last_run = None if row.last_run_id is None else str(row.last_run_id)
-    return {name: row._mapping[name] for name in same} | {"tenant": row.tenant_id, "last_run": last_run}
+    return {name: row._mapping[name] for name in same} | {
+        "tenant": row.tenant_id, "session": row.session_id, "order": row.on_failure, "last_run": last_run,
+    }  # fmt: skip

@@ -234,7 +234,7 @@ create table run (
         (order_no is null) = (on_failure is null) and (order_no is null or session_id is not null)
         and on_failure in ('skip', 'block')),
     constraint run_state_check check (
-        state in ('queued', 'scheduled', 'blocked', 'waiting', 'held', 'running')),
+        state in ('queued', 'scheduled', 'blocked', 'waiting', 'running')),
     constraint run_running_check check ((state = 'running') = (claimed_at is not null))
 ) with (
     -- Each run leaves two dead rows, and dead index entries at the head of the ready indexes are what slows claims: vacuum
@@ -2000,25 +2000,35 @@ $$;
 -- Parks those of these lanes, which the caller has locked, whose tenant may not start a run of the queue: it is paused, or
 -- as many of its runs are running as p_cap allows. Not where one of those is just ending: that transaction has looked for
 -- lanes to unpark already, and may have been too early for this one. Its runs are locked, and so do not count here.
+-- Nor where a tenant is just being resumed: that transaction, too, looked for lanes before this one parks any. It has the
+-- tenant's row; one that comes later waits for the share of it that is taken here, and sees what was parked. Never waited
+-- for here: lanes are locked already.
 create function park_lanes(p_queue text, p_tenants text[], p_tasks text[], p_twins integer[], p_cap integer) returns void
 language sql
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
 as $$
-    with full_tenants as materialized (
-        select t.id
-        from (select distinct i.tenant_id from unnest(p_tenants) as i(tenant_id)) as i
-        join tenant as t on t.id = i.tenant_id
+    with tenants as materialized (
+        select distinct i.tenant_id as id from unnest(p_tenants) as i(tenant_id)
+    ),
+    paused as materialized (
+        select t.id from tenants as i join tenant as t on t.id = i.id
         where t.paused
-           or p_cap is not null
-              and (select count(*) from (select from run as r
-                                         where r.queue = p_queue and r.tenant_id = t.id and r.state = 'running'
-                                         limit p_cap) as slot) >= p_cap
-              and (select count(*) from (select from run as r
-                                         where r.queue = p_queue and r.tenant_id = t.id and r.state = 'running'
-                                         limit p_cap
-                                         for share skip locked) as slot) >= p_cap
+        for share of t skip locked
+    ),
+    full_tenants as materialized (
+        select p.id from paused as p
+        union
+        select t.id from tenants as t
+        where p_cap is not null
+          and (select count(*) from (select from run as r
+                                     where r.queue = p_queue and r.tenant_id = t.id and r.state = 'running'
+                                     limit p_cap) as slot) >= p_cap
+          and (select count(*) from (select from run as r
+                                     where r.queue = p_queue and r.tenant_id = t.id and r.state = 'running'
+                                     limit p_cap
+                                     for share skip locked) as slot) >= p_cap
     )
     update lane as l
     set parked = true
@@ -2079,6 +2089,7 @@ begin
             using errcode = 'HW009', hint = 'create it first: select * from create_tenant(...)';
     end if;
     if not p_paused then
+        -- With the tenant's row, so that no claim that saw it paused parks a lane behind this look: see park_lanes.
         v_queues := array(select distinct l.queue from lane as l where l.tenant_id = p_tenant);
         perform unpark_lanes(v_queues, array_fill(p_tenant, array[cardinality(v_queues)]));
         perform notify_queues(v_queues);
@@ -2904,7 +2915,7 @@ begin
         select l.queue, l.tenant_id, l.task
         from lane as l
         join unnest(p_queues, p_tenants) as i(q, t) on l.queue = i.q and l.tenant_id = i.t
-        order by l.queue, l.tenant_id, l.task
+        order by l.queue, l.tenant_id, l.task, l.twin
         for no key update of l
     ) as k;
     -- These only: one that came since is not locked, and waiting for it would break the order.
@@ -3030,7 +3041,9 @@ $$;
 --   counts_from   moments after this count; next_at null: not worked out yet, as after a change of the cron
 --   last_at       the moment for which it last fired, with the run that this brought
 --   error         why the last moment brought no run; with next_at null it stands still until it is put again
---   session_id    its runs are ordered ones of this session, one at a time; a failed one lets the next go on
+--   session_id    its runs' session
+--   on_failure    its runs are ordered ones of that session, one at a time, and a failed one lets the next go on (skip) or
+--                 holds it (block); null: they do not wait for one another
 --   periodic_id   procrastinate's, for what @app.periodic made: its runs get the moment as `timestamp`
 create table schedule (
     tenant_id text not null,
@@ -3041,6 +3054,7 @@ create table schedule (
     priority integer not null default 0,
     unique_key text,
     session_id text,
+    on_failure text,
     cron text not null,
     time_zone text not null default 'UTC',
     missed text not null default 'last',
@@ -3059,7 +3073,9 @@ create table schedule (
     constraint schedule_args_check check (jsonb_typeof(args) = 'object'),
     constraint schedule_queue_check check (queue ~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$'),
     constraint schedule_cron_check check (length(cron) <= 200),
-    constraint schedule_missed_check check (missed in ('last', 'skip'))
+    constraint schedule_missed_check check (missed in ('last', 'skip')),
+    constraint schedule_order_check check (
+        (on_failure is null or session_id is not null) and on_failure in ('skip', 'block'))
 ) with (fillfactor = 80);
 create index schedule_next_idx on schedule (next_at) where not paused;
 
@@ -3171,7 +3187,7 @@ begin
                array_agg(s.priority order by f.ord) as priorities,
                array_agg(s.unique_key order by f.ord) as unique_keys,
                array_agg(s.session_id order by f.ord) as sessions,
-               array_agg(case when s.session_id is not null then 'skip' end order by f.ord) as orders
+               array_agg(s.on_failure order by f.ord) as orders
         into v_new
         from unnest(v_firing) as f(ord)
         join schedule as s on s.tenant_id = p_tenants[f.ord] and s.name = p_names[f.ord];
@@ -3229,7 +3245,9 @@ $$;
 --   p_queue        null: the queue that the task's workers registered
 --   p_unique       uniqueness key of its runs: a moment brings no run while the one before is still queued
 --   p_periodic_id  for @app.periodic
---   p_session      its runs are ordered ones of this session; null: they do not wait for one another
+--   p_session      its runs' session
+--   p_order        its runs are ordered ones of that session, and what the failure of one does to those behind it: 'skip' or
+--                  'block'; null: they do not wait for one another
 -- With the same cron and time zone its next moment stays as well; otherwise it counts anew from now.
 create function put_schedule(
     p_tenant text,
@@ -3243,7 +3261,8 @@ create function put_schedule(
     p_priority integer default 0,
     p_unique text default null,
     p_periodic_id text default null,
-    p_session text default null
+    p_session text default null,
+    p_order text default null
 ) returns table (created boolean)
 language plpgsql
 as $$
@@ -3271,6 +3290,10 @@ begin
     if p_missed not in ('last', 'skip') then
         raise exception 'missed % is neither ''last'' nor ''skip''', quote_literal(p_missed) using errcode = 'HW020';
     end if;
+    if p_order is not null and (p_session is null or p_order not in ('skip', 'block')) then
+        raise exception 'order % without a session, or neither ''skip'' nor ''block''', quote_literal(p_order)
+            using errcode = 'HW020', hint = 'ordered runs are a session''s: name it, and what a failure does to those behind';
+    end if;
     if jsonb_typeof(p_args) <> 'object' then
         raise exception 'the arguments are a JSON %, not an object', jsonb_typeof(p_args)
             using errcode = 'HW020', hint = 'write {"name": value}';
@@ -3280,22 +3303,24 @@ begin
     end if;
 
     insert into schedule as s (tenant_id, name, task, args, queue, priority, unique_key, cron, time_zone, missed,
-                               periodic_id, session_id, counts_from, created_at, updated_at)
+                               periodic_id, session_id, on_failure, counts_from, created_at, updated_at)
     values (p_tenant, p_name, p_task, p_args, p_queue, p_priority, p_unique, p_cron, p_time_zone, p_missed,
-            p_periodic_id, p_session, v_now, v_now, v_now)
+            p_periodic_id, p_session, p_order, v_now, v_now, v_now)
     on conflict (tenant_id, name) do update
     set task = excluded.task, args = excluded.args, queue = excluded.queue, priority = excluded.priority,
         unique_key = excluded.unique_key, cron = excluded.cron, time_zone = excluded.time_zone,
-        missed = excluded.missed, periodic_id = excluded.periodic_id, session_id = excluded.session_id, error = null, updated_at = v_now,
+        missed = excluded.missed, periodic_id = excluded.periodic_id, session_id = excluded.session_id,
+        on_failure = excluded.on_failure, error = null, updated_at = v_now,
         counts_from = case when (s.cron, s.time_zone) = (excluded.cron, excluded.time_zone)
                                 and (s.next_at is not null or s.error is null)
                            then s.counts_from else v_now end,
         next_at = case when (s.cron, s.time_zone) = (excluded.cron, excluded.time_zone) then s.next_at end
     -- Workers put what @app.periodic made at each start: what is as it was is not written again.
     where (s.task, s.args, s.queue, s.priority, s.unique_key, s.cron, s.time_zone, s.missed, s.periodic_id,
-           s.session_id)
+           s.session_id, s.on_failure)
         is distinct from (excluded.task, excluded.args, excluded.queue, excluded.priority, excluded.unique_key,
-                          excluded.cron, excluded.time_zone, excluded.missed, excluded.periodic_id, excluded.session_id)
+                          excluded.cron, excluded.time_zone, excluded.missed, excluded.periodic_id, excluded.session_id,
+                          excluded.on_failure)
         or s.error is not null
     returning s.xmax = 0 into v_created;
     return query select coalesce(v_created, false);
@@ -3322,7 +3347,7 @@ begin
     select e.run_id, e.status
     from enqueue_run(v_schedule.tenant_id, v_schedule.task, v_schedule.args, p_queue => v_schedule.queue,
                      p_priority => v_schedule.priority, p_unique => v_schedule.unique_key, p_session => v_schedule.session_id,
-                     p_order => case when v_schedule.session_id is not null then 'skip' end, p_notify => p_notify) as e;
+                     p_order => v_schedule.on_failure, p_notify => p_notify) as e;
 end
 $$;
 
@@ -3349,7 +3374,8 @@ create table checkpoint_default partition of checkpoint default;
 --               reschedule  again at p_times, not a failure (an outside API asked to wait)
 --               release     again at once, not a failure (the worker is stopping)
 --   p_bodies    JSON as text
---   p_keys      an event's producer key: a repeat changes nothing
+--   p_keys      an event's producer key: a repeat changes nothing | a retry's change, as JSON text: {"priority", "queue"}, both
+--               optional; the run keeps it
 --   p_times     when a step started | when an event happened | when the run is due again
 -- status, an item:
 --   ok        it is on disk (also when an earlier, interrupted flush of the same attempt had put it there)
@@ -3389,9 +3415,17 @@ declare
     v_tenants text[];
     v_tasks text[];
     v_ordered bigint[];
+    v_moved text[];  -- queues that retries name
     v_events boolean := 'event' = any (p_kinds);
 begin
     perform assert_read_committed();
+
+    if 'retry' = any (p_names) then
+        select array_remove(array_agg(distinct i.change::jsonb ->> 'queue'), null) into v_moved
+        from unnest(p_kinds, p_names, p_keys) as i(kind, name, change)
+        where i.kind = 'outcome' and i.name = 'retry' and i.change is not null;
+        insert into queue (name) select q from unnest(v_moved) as q order by q on conflict do nothing;
+    end if;
 
     if v_events then
         v_busy := lock_run_sessions(array(
@@ -3476,8 +3510,10 @@ begin
                     run_at = case when i.at > v_now then i.at end,
                     fresh = false, suspect = false, worker_id = null, claimed_at = null,
                     failures = r.failures + (i.name = 'retry')::integer,
+                    priority = coalesce((i.change::jsonb ->> 'priority')::integer, r.priority),
+                    queue = coalesce(i.change::jsonb ->> 'queue', r.queue),
                     error = case when i.name = 'retry' then i.body::jsonb else r.error end
-                from unnest(v_live, p_kinds, p_names, p_bodies, p_times) as i(run_id, kind, name, body, at)
+                from unnest(v_live, p_kinds, p_names, p_bodies, p_keys, p_times) as i(run_id, kind, name, body, change, at)
                 where i.kind = 'outcome' and i.name in ('retry', 'reschedule', 'release')
                   and r.id = i.run_id
                 returning r.id, r.queue, r.tenant_id, r.task, r.state
@@ -3491,6 +3527,9 @@ begin
                 perform hold_lanes(v_queues, v_tenants, v_tasks);
                 if p_notify then
                     perform notify_queues(v_queues);
+                elsif v_moved is not null then
+                    -- Who notifies after the commit knows where the runs were, and not where they went.
+                    perform notify_queues(v_moved);
                 end if;
             end if;
             if v_again is not null then
@@ -4378,9 +4417,10 @@ as $$
                       where s.tenant_id = h.tenant_id and s.session_id = h.session_id and s.head_id = h.id)
 $$;
 
--- Writes how the attempt of a held run ended; p_outcome as in flush. A stock worker would not send it again: what flush
+-- Writes how the attempt of a held run ended; p_outcome and p_change as in flush. A stock worker would not send it again: what flush
 -- could not write is raised.
-create function procrastinate_end_attempt(p_run run, p_outcome text, p_error text, p_at timestamptz default null)
+create function procrastinate_end_attempt(p_run run, p_outcome text, p_error text, p_at timestamptz default null,
+                                          p_change text default null)
 returns void
 language plpgsql
 as $$
@@ -4389,7 +4429,7 @@ declare
 begin
     select f.status into v_status
     from flush(array[p_run.id], array[p_run.attempt], array['outcome'], array[p_outcome], array[p_error],
-               array[null::text], array[p_at]) as f;
+               array[p_change], array[p_at]) as f;
     if v_status <> 'ok' then
         raise exception 'job % was changed by somebody else while it ended: %', p_run.id, v_status
             using errcode = 'HW001', hint = 'its attempt is over, or was ended twice at once: look at its status';
@@ -4631,23 +4671,19 @@ begin
         end if;
         return;
     end if;
-    update run as r
-    set priority = coalesce(p_priority, r.priority), queue = coalesce(p_queue, r.queue),
-        session_id = case when v_no is null then r.session_id else p_lock end, order_no = coalesce(v_no, r.order_no),
-        on_failure = case when v_no is null then r.on_failure else 'skip' end
-    where r.id = p_job;
-    if v_no is not null and v_run.order_no is not null then
-        perform advance_sessions(
-            array[p_job], array[v_run.tenant_id], array[v_run.session_id], array[v_run.order_no], true);
+    if v_no is not null then
+        update run as r set session_id = p_lock, order_no = v_no, on_failure = 'skip' where r.id = p_job;
+        if v_run.order_no is not null then
+            perform advance_sessions(
+                array[p_job], array[v_run.tenant_id], array[v_run.session_id], array[v_run.order_no], true);
+        end if;
     end if;
     perform procrastinate_end_attempt(
         v_run, 'retry', '{"type": "JobFailed", "message": "failed, to be retried; its procrastinate worker logged why"}',
-        p_retry_at);
+        p_retry_at, jsonb_strip_nulls(jsonb_build_object('priority', p_priority, 'queue', p_queue))::text);
     if not v_head then
         update run as r set state = 'blocked' where r.id = p_job;
     end if;
-    -- The attempt's slot was one of the queue that the job has just left.
-    perform free_slots(array[v_run.queue], array[v_run.tenant_id]);
 end
 $$;
 
@@ -5018,7 +5054,8 @@ from lock_waits() as l;
 
 create view schedules as
 select s.tenant_id, s.name, s.task, s.cron, s.time_zone, s.missed, s.paused, s.next_at, s.last_at, s.last_run_id,
-       s.error, s.queue, s.priority, s.unique_key, s.args, s.periodic_id is not null as periodic, s.updated_at
+       s.error, s.queue, s.priority, s.unique_key, s.session_id, s.on_failure, s.args, s.periodic_id is not null as periodic,
+       s.updated_at
 from schedule as s;
 
 create view steps as

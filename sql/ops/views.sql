@@ -128,7 +128,8 @@ from lock_waits() as l;
 
 create view schedules as
 select s.tenant_id, s.name, s.task, s.cron, s.time_zone, s.missed, s.paused, s.next_at, s.last_at, s.last_run_id,
-       s.error, s.queue, s.priority, s.unique_key, s.args, s.periodic_id is not null as periodic, s.updated_at
+       s.error, s.queue, s.priority, s.unique_key, s.session_id, s.on_failure, s.args, s.periodic_id is not null as periodic,
+       s.updated_at
 from schedule as s;
 
 create view steps as

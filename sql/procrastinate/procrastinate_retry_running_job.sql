@@ -29,22 +29,18 @@ begin
         end if;
         return;
     end if;
-    update run as r
-    set priority = coalesce(p_priority, r.priority), queue = coalesce(p_queue, r.queue),
-        session_id = case when v_no is null then r.session_id else p_lock end, order_no = coalesce(v_no, r.order_no),
-        on_failure = case when v_no is null then r.on_failure else 'skip' end
-    where r.id = p_job;
-    if v_no is not null and v_run.order_no is not null then
-        perform advance_sessions(
-            array[p_job], array[v_run.tenant_id], array[v_run.session_id], array[v_run.order_no], true);
+    if v_no is not null then
+        update run as r set session_id = p_lock, order_no = v_no, on_failure = 'skip' where r.id = p_job;
+        if v_run.order_no is not null then
+            perform advance_sessions(
+                array[p_job], array[v_run.tenant_id], array[v_run.session_id], array[v_run.order_no], true);
+        end if;
     end if;
     perform procrastinate_end_attempt(
         v_run, 'retry', '{"type": "JobFailed", "message": "failed, to be retried; its procrastinate worker logged why"}',
-        p_retry_at);
+        p_retry_at, jsonb_strip_nulls(jsonb_build_object('priority', p_priority, 'queue', p_queue))::text);
     if not v_head then
         update run as r set state = 'blocked' where r.id = p_job;
     end if;
-    -- The attempt's slot was one of the queue that the job has just left.
-    perform free_slots(array[v_run.queue], array[v_run.tenant_id]);
 end
 $$;

@@ -12,6 +12,7 @@ begin
             using errcode = 'HW009', hint = 'create it first: select * from create_tenant(...)';
     end if;
     if not p_paused then
+        -- With the tenant's row, so that no claim that saw it paused parks a lane behind this look: see park_lanes.
         v_queues := array(select distinct l.queue from lane as l where l.tenant_id = p_tenant);
         perform unpark_lanes(v_queues, array_fill(p_tenant, array[cardinality(v_queues)]));
         perform notify_queues(v_queues);

@@ -102,7 +102,7 @@ create table run (
         (order_no is null) = (on_failure is null) and (order_no is null or session_id is not null)
         and on_failure in ('skip', 'block')),
     constraint run_state_check check (
-        state in ('queued', 'scheduled', 'blocked', 'waiting', 'held', 'running')),
+        state in ('queued', 'scheduled', 'blocked', 'waiting', 'running')),
     constraint run_running_check check ((state = 'running') = (claimed_at is not null))
 ) with (
     -- Each run leaves two dead rows, and dead index entries at the head of the ready indexes are what slows claims: vacuum

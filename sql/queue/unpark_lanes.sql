@@ -17,7 +17,7 @@ begin
         select l.queue, l.tenant_id, l.task
         from lane as l
         join unnest(p_queues, p_tenants) as i(q, t) on l.queue = i.q and l.tenant_id = i.t
-        order by l.queue, l.tenant_id, l.task
+        order by l.queue, l.tenant_id, l.task, l.twin
         for no key update of l
     ) as k;
     -- These only: one that came since is not locked, and waiting for it would break the order.

@@ -8,13 +8,15 @@ from datetime import datetime
 from typing import Literal
 
 from howdah.sql.pool import Connection
+from howdah.sql.queue.calls import OnFailure
 
 Missed = Literal["last", "skip"]
 
 
 @dataclass(frozen=True, slots=True)
 class NewSchedule:
-    """A schedule to put. `args` is a JSON object as text; `queue` None: the one that the task is registered for."""
+    """A schedule to put. `args` is a JSON object as text; `queue` None: the one that the task is registered for.
+    `order`: its runs are ordered ones of the session, as a NewRun's."""
 
     tenant_id: str
     name: str
@@ -28,6 +30,7 @@ class NewSchedule:
     unique_key: str | None = None
     periodic_id: str | None = None
     session_id: str | None = None
+    order: OnFailure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Firing:
 async def put_schedule(connection: Connection, new: NewSchedule) -> bool:
     """Make a schedule or change it; False if it was there already."""
     cursor = await connection.execute(
-        "select created from put_schedule(%s, %s, %s, %s, %s::jsonb, %s, %s, %s, %s, %s, %s, %s)",
+        "select created from put_schedule(%s, %s, %s, %s, %s::jsonb, %s, %s, %s, %s, %s, %s, %s, %s)",
         [
             new.tenant_id,
             new.name,
@@ -71,6 +74,7 @@ async def put_schedule(connection: Connection, new: NewSchedule) -> bool:
             new.unique_key,
             new.periodic_id,
             new.session_id,
+            new.order,
         ],
     )
     row = await cursor.fetchone()

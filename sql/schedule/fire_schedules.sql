@@ -72,7 +72,7 @@ begin
                array_agg(s.priority order by f.ord) as priorities,
                array_agg(s.unique_key order by f.ord) as unique_keys,
                array_agg(s.session_id order by f.ord) as sessions,
-               array_agg(case when s.session_id is not null then 'skip' end order by f.ord) as orders
+               array_agg(s.on_failure order by f.ord) as orders
         into v_new
         from unnest(v_firing) as f(ord)
         join schedule as s on s.tenant_id = p_tenants[f.ord] and s.name = p_names[f.ord];

@@ -18,6 +18,6 @@ begin
     select e.run_id, e.status
     from enqueue_run(v_schedule.tenant_id, v_schedule.task, v_schedule.args, p_queue => v_schedule.queue,
                      p_priority => v_schedule.priority, p_unique => v_schedule.unique_key, p_session => v_schedule.session_id,
-                     p_order => case when v_schedule.session_id is not null then 'skip' end, p_notify => p_notify) as e;
+                     p_order => v_schedule.on_failure, p_notify => p_notify) as e;
 end
 $$;

@@ -5,7 +5,9 @@
 --   counts_from   moments after this count; next_at null: not worked out yet, as after a change of the cron
 --   last_at       the moment for which it last fired, with the run that this brought
 --   error         why the last moment brought no run; with next_at null it stands still until it is put again
---   session_id    its runs are ordered ones of this session, one at a time; a failed one lets the next go on
+--   session_id    its runs' session
+--   on_failure    its runs are ordered ones of that session, one at a time, and a failed one lets the next go on (skip) or
+--                 holds it (block); null: they do not wait for one another
 --   periodic_id   procrastinate's, for what @app.periodic made: its runs get the moment as `timestamp`
 create table schedule (
     tenant_id text not null,
@@ -16,6 +18,7 @@ create table schedule (
     priority integer not null default 0,
     unique_key text,
     session_id text,
+    on_failure text,
     cron text not null,
     time_zone text not null default 'UTC',
     missed text not null default 'last',
@@ -34,6 +37,8 @@ create table schedule (
     constraint schedule_args_check check (jsonb_typeof(args) = 'object'),
     constraint schedule_queue_check check (queue ~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$'),
     constraint schedule_cron_check check (length(cron) <= 200),
-    constraint schedule_missed_check check (missed in ('last', 'skip'))
+    constraint schedule_missed_check check (missed in ('last', 'skip')),
+    constraint schedule_order_check check (
+        (on_failure is null or session_id is not null) and on_failure in ('skip', 'block'))
 ) with (fillfactor = 80);
 create index schedule_next_idx on schedule (next_at) where not paused;

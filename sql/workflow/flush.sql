@@ -6,7 +6,8 @@
 --               reschedule  again at p_times, not a failure (an outside API asked to wait)
 --               release     again at once, not a failure (the worker is stopping)
 --   p_bodies    JSON as text
---   p_keys      an event's producer key: a repeat changes nothing
+--   p_keys      an event's producer key: a repeat changes nothing | a retry's change, as JSON text: {"priority", "queue"}, both
+--               optional; the run keeps it
 --   p_times     when a step started | when an event happened | when the run is due again
 -- status, an item:
 --   ok        it is on disk (also when an earlier, interrupted flush of the same attempt had put it there)
@@ -46,9 +47,17 @@ declare
     v_tenants text[];
     v_tasks text[];
     v_ordered bigint[];
+    v_moved text[];  -- queues that retries name
     v_events boolean := 'event' = any (p_kinds);
 begin
     perform assert_read_committed();
+
+    if 'retry' = any (p_names) then
+        select array_remove(array_agg(distinct i.change::jsonb ->> 'queue'), null) into v_moved
+        from unnest(p_kinds, p_names, p_keys) as i(kind, name, change)
+        where i.kind = 'outcome' and i.name = 'retry' and i.change is not null;
+        insert into queue (name) select q from unnest(v_moved) as q order by q on conflict do nothing;
+    end if;
 
     if v_events then
         v_busy := lock_run_sessions(array(
@@ -133,8 +142,10 @@ begin
                     run_at = case when i.at > v_now then i.at end,
                     fresh = false, suspect = false, worker_id = null, claimed_at = null,
                     failures = r.failures + (i.name = 'retry')::integer,
+                    priority = coalesce((i.change::jsonb ->> 'priority')::integer, r.priority),
+                    queue = coalesce(i.change::jsonb ->> 'queue', r.queue),
                     error = case when i.name = 'retry' then i.body::jsonb else r.error end
-                from unnest(v_live, p_kinds, p_names, p_bodies, p_times) as i(run_id, kind, name, body, at)
+                from unnest(v_live, p_kinds, p_names, p_bodies, p_keys, p_times) as i(run_id, kind, name, body, change, at)
                 where i.kind = 'outcome' and i.name in ('retry', 'reschedule', 'release')
                   and r.id = i.run_id
                 returning r.id, r.queue, r.tenant_id, r.task, r.state
@@ -148,6 +159,9 @@ begin
                 perform hold_lanes(v_queues, v_tenants, v_tasks);
                 if p_notify then
                     perform notify_queues(v_queues);
+                elsif v_moved is not null then
+                    -- Who notifies after the commit knows where the runs were, and not where they went.
+                    perform notify_queues(v_moved);
                 end if;
             end if;
             if v_again is not null then

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import httpx
-import psycopg
 import pytest
 
 from howdah.app import embedded
@@ -24,17 +23,6 @@ HOWDAH = [sys.executable, "-m", "howdah.app.cli"]
 def environment(home: Path, database_url: str | None = None) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
     return {**kept, "HOWDAH_HOME": str(home), **({"DATABASE_URL": database_url} if database_url else {})}
-
-
-@pytest.fixture
-def empty_url(postgresql: psycopg.Connection) -> str:
-    """A database of the tests' server without our schema."""
-    info = postgresql.info
-    with psycopg.connect(info.dsn, password=info.password, autocommit=True) as connection:
-        connection.execute("drop schema howdah cascade")
-        connection.execute("drop schema ops cascade")
-    password = f":{info.password}" if info.password else ""
-    return f"postgresql://{info.user}{password}@{info.host}:{info.port}/{info.dbname}"
 
 
 def start_up(home: Path) -> tuple[subprocess.Popen[bytes], str, str]:
@@ -77,7 +65,7 @@ def test_up_stops_cleanly_and_finds_its_data_again(tmp_path: Path) -> None:
         embedded.remove(home / "postgres")
 
 
-def test_review_reads_what_it_can_refuses_the_rest_and_goes_on(tmp_path: Path, empty_url: str) -> None:
+def test_review_reads_what_it_can_refuses_the_rest_and_goes_on(tmp_path: Path, empty_database_url: str) -> None:
     papers = tmp_path / "papers"
     papers.mkdir()
     (papers / "lease.pdf").write_bytes(pdf("The tenant shall keep the garden in order."))
@@ -89,7 +77,7 @@ def test_review_reads_what_it_can_refuses_the_rest_and_goes_on(tmp_path: Path, e
     (papers / "huge.txt").write_bytes(b"word " * 10_000_000)
     done = subprocess.run(
         [*HOWDAH, "review", str(papers), "--ask", "What must the tenant do?", "--out", str(tmp_path / "report")],
-        env=environment(tmp_path / "home", empty_url),
+        env=environment(tmp_path / "home", empty_database_url),
         capture_output=True,
         text=True,
         timeout=SECONDS,
@@ -108,10 +96,11 @@ def test_review_reads_what_it_can_refuses_the_rest_and_goes_on(tmp_path: Path, e
     assert "✗ " not in done.stdout.split("runs ended", 1)[1]
 
 
-def test_the_demo_keeps_its_promises_while_it_kills_processes(tmp_path: Path, empty_url: str) -> None:
+@pytest.mark.long
+def test_the_demo_keeps_its_promises_while_it_kills_processes(tmp_path: Path, empty_database_url: str) -> None:
     done = subprocess.run(
         [*HOWDAH, "demo", "--out", str(tmp_path / "report")],
-        env=environment(tmp_path / "home", empty_url),
+        env=environment(tmp_path / "home", empty_database_url),
         capture_output=True,
         text=True,
         timeout=3 * SECONDS,

@@ -38,9 +38,9 @@ Start = Callable[..., Process]
 
 
 @pytest.fixture
-def pooler_url(postgresql: psycopg.Connection) -> Iterator[str]:
+def pooler_url(db: psycopg.Connection) -> Iterator[str]:
     """URL of a PgBouncer before this test's database; the role has no search_path yet."""
-    info = postgresql.info
+    info = db.info
     port = free_port()
     # Not pytest's own temporary folder, which another user may not enter.
     folder = Path(tempfile.mkdtemp(prefix="howdah-pgbouncer-"))

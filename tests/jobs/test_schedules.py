@@ -200,7 +200,9 @@ async def test_a_periodic_task_that_cannot_be_scheduled_leaves_the_others(
     names = await rows(connection, "select name from schedule order by task")
     assert len(names) == 3
     assert names[1:] == ["periodic:locked", "periodic:tick:five"]
-    assert await rows(connection, "select session_id from schedule where task = 'locked'") == ["one at a time"]
+    assert await rows(connection, "select session_id, on_failure from schedule where task = 'locked'") == [
+        ("one at a time", "skip")
+    ]
     assert names[0].startswith("periodic:a-name-with-spaces--and-long-long-")
 
 

@@ -9,7 +9,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
-from procrastinate import JobContext
+from procrastinate import BaseRetryStrategy, JobContext, RetryDecision
+from procrastinate.jobs import Job
 
 from howdah.jobs import App, RetryStrategy, Run
 from howdah.jobs.worker import Worker, WorkerSettings
@@ -106,6 +107,60 @@ async def test_a_plain_task_is_retried_by_its_strategy(app: App, work: Work, con
     await work(app)
     assert attempts == [0, 1, 2]
     assert await rows(connection, "select state, failures from run_history") == [("succeeded", 2)]
+
+
+class Decides(BaseRetryStrategy):
+    """An author's own strategy: once, as `decide` says of the job."""
+
+    def __init__(self, decide: Callable[[Job], RetryDecision]) -> None:
+        self.decide = decide
+
+    def get_retry_decision(self, *, exception: BaseException, job: Job) -> RetryDecision | None:
+        return self.decide(job) if job.attempts == 0 else None
+
+
+async def test_a_retry_follows_its_strategys_priority_and_queue(app: App, work: Work, connection: Connection) -> None:
+    locks: list[str | None] = []
+
+    def decide(job: Job) -> RetryDecision:
+        locks.append(job.lock)
+        return RetryDecision(priority=job.priority + 1, queue="another_queue", lock="another")
+
+    @app.task(name="t", retry=Decides(decide))
+    async def task() -> None:
+        raise ValueError
+
+    await enqueue(connection, priority=5, session_id="s", order="skip")
+    await work(app)
+    assert locks == ["s"]
+    found = await rows(connection, "select queue, priority, session_id, failures, state from ops.runs")
+    # A worker of the queue that it went to, this one is not.
+    assert found == [("another_queue", 6, "s", 1, "queued")]
+    await work(app, queues=["another_queue"])
+    assert await rows(connection, "select state, failures from run_history") == [("failed", 2)]
+
+
+@pytest.mark.parametrize(
+    ("decision", "type_", "says"),
+    [
+        (RetryDecision(queue="a queue"), "BadValue", "'a queue'"),
+        (RetryDecision(priority=2**31), "BadValue", "2147483648"),
+        (None, "ZeroDivisionError", "by zero"),
+    ],
+)
+async def test_a_strategy_that_makes_no_sense_fails_its_run(
+    app: App, work: Work, connection: Connection, decision: RetryDecision | None, type_: str, says: str
+) -> None:
+    @app.task(name="t", retry=Decides(lambda job: decision or RetryDecision(priority=1 // 0)))
+    async def task() -> None:
+        raise ValueError("what was wrong at first")
+
+    await enqueue(connection)
+    await work(app)
+    ((state, error),) = await rows(connection, "select state, error from run_history")
+    assert (state, error["type"]) == ("failed", type_)
+    assert says in error["message"]
+    assert "what was wrong at first" in error["traceback"]
 
 
 async def test_a_task_that_no_worker_here_has_stays_queued(app: App, work: Work, connection: Connection) -> None:

@@ -192,6 +192,39 @@ async def test_a_retry_that_is_due_is_queued_at_once(connection: Connection) -> 
     assert (again.id, again.attempt, again.failures) == (run.id, 2, 1)
 
 
+@pytest.mark.parametrize("later", [False, True])
+async def test_a_retry_may_change_priority_and_queue(connection: Connection, later: bool) -> None:
+    moved, kept = await running(connection, 2, priority=3)
+    at = datetime.now(UTC) + timedelta(hours=1 if later else -1)
+    change = '{"priority": -7, "queue": "slow"}'
+    retry = RunItem(moved.id, moved.attempt, "outcome", "retry", "null", change, at)
+    other = RunItem(kept.id, kept.attempt, "outcome", "retry", "null", '{"priority": 4}', at)
+    assert await write(connection, retry, other, event(kept, key="no JSON")) == ["ok", "ok", "ok"]
+    assert await rows(connection, "select queue, priority from run order by id") == [("slow", -7), ("default", 4)]
+    if not later:
+        assert [run.id for run in await claim(connection, queue="slow")] == [moved.id]
+        assert [run.id for run in await claim(connection)] == [kept.id]
+
+
+async def test_the_queue_that_a_retry_goes_to_hears_of_it_from_the_flush(connection: Connection, conninfo: str) -> None:
+    (run,) = await running(connection)
+    async with await connect(conninfo) as listener:
+        await listener.execute('listen "howdah.runs"')
+        retry = RunItem(run.id, run.attempt, "outcome", "retry", "null", '{"queue": "slow"}')
+        await flush(connection, [retry], notify=False)
+        assert [heard.payload async for heard in listener.notifies(timeout=5, stop_after=1)] == ["slow"]
+
+
+async def test_a_retry_frees_the_slot_of_the_queue_that_it_leaves(connection: Connection) -> None:
+    await connection.execute("""select set_queue_limits('default', '{"max_running_per_tenant": 1}')""")
+    first, second = await enqueue(connection, 2)
+    (run,) = await claim(connection)
+    assert await claim(connection) == []
+    await write(connection, RunItem(run.id, run.attempt, "outcome", "retry", "null", '{"queue": "slow"}'))
+    assert [run.id for run in await claim(connection)] == [second]
+    assert [run.id for run in await claim(connection, queue="slow")] == [first]
+
+
 @pytest.mark.parametrize(("name", "state"), [("reschedule", "scheduled"), ("release", "queued")])
 async def test_to_wait_or_to_be_handed_back_is_no_failure(connection: Connection, name: str, state: str) -> None:
     (run,) = await running(connection)

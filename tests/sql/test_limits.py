@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 from howdah.sql.errors import BadValue, from_psycopg
 from howdah.sql.pool import Connection
 from howdah.sql.queue.calls import ClaimedRun, TaskEntry, claim_runs, register_tasks
-from tests.sql.engine import claim, connect, enqueue, new_worker, outcome, rows, value, write
+from tests.sql.engine import claim, connect, enqueue, new_worker, outcome, rows, until_blocked, value, write
 
 
 async def limit(connection: Connection, queue: str = "default", **limits: Any) -> None:
@@ -183,6 +183,44 @@ async def test_what_is_paused_does_not_start_until_it_is_resumed(
     assert await claim(connection, worker=worker) == []
     await connection.execute(resume.encode())
     assert len(await claim(connection, worker=worker)) == 3
+
+
+async def test_a_lane_that_is_made_while_its_tenant_is_resumed_is_not_left_parked(
+    connection: Connection, conninfo: str
+) -> None:
+    worker = await new_worker(connection)
+    await connection.execute("select pause_tenant('default')")
+    async with await connect(conninfo) as operator, operator.transaction():
+        await operator.execute("select pause_tenant('default', false)")
+        # The resume has looked for lanes already; to everybody else the tenant is still paused.
+        await enqueue(connection)
+        assert await claim(connection, worker=worker) == []
+    assert len(await claim(connection, worker=worker)) == 1
+
+
+@pytest.mark.parametrize(
+    ("stop", "go"),
+    [
+        ("pause_tenant('default')", "pause_tenant('default', false)"),
+        (
+            """set_queue_limits('default', '{"max_running_per_tenant": 0}')""",
+            """set_queue_limits('default', '{"max_running_per_tenant": null}')""",
+        ),
+    ],
+)
+async def test_who_lets_a_tenant_go_on_waits_for_a_claim_that_parks_its_lane(
+    connection: Connection, conninfo: str, stop: str, go: str
+) -> None:
+    worker = await new_worker(connection)
+    await enqueue(connection)
+    await connection.execute(f"select {stop}".encode())
+    async with await connect(conninfo) as claiming, await connect(conninfo) as operator:
+        async with claiming.transaction():
+            assert await claim(claiming, worker=worker) == []
+            going_on = asyncio.create_task(operator.execute(f"select {go}".encode()))
+            await until_blocked(connection, operator)
+        await going_on
+    assert len(await claim(connection, worker=worker)) == 1
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 100])

@@ -445,5 +445,6 @@ class Engine(RuleBasedStateMachine):
         assert self.ask(UNSEEN) == []
 
 
+@pytest.mark.long
 def test_the_engine_does_what_the_model_says(db: psycopg.Connection) -> None:
     run_state_machine_as_test(lambda: Engine(db), settings=PROFILE)  # type: ignore[no-untyped-call]

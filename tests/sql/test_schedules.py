@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from howdah.sql.pool import Connection, Pool
+from howdah.sql.queue.calls import OnFailure
 from howdah.sql.schedule import calls
 from howdah.sql.schedule.calls import DueSchedule, Firing, NewSchedule, due_schedules, fire_schedules, put_schedule
 from tests.sql.engine import connect, enqueue, rows, until_blocked, value
@@ -82,6 +83,16 @@ async def test_a_moment_brings_its_run_as_the_schedule_says(clock: Connection) -
     (run,) = await rows(clock, "select id, tenant_id, queue, task, state, priority, args from run")
     assert run[1:] == ("default", "mail", "t", "queued", 7, {"n": 1})
     assert await fields(clock, "next_at", "last_at", "last_run_id") == (NOON + HOUR, NOON, run[0])
+
+
+@pytest.mark.parametrize("order", ["skip", "block", None])
+async def test_its_runs_have_the_schedules_session_and_order(clock: Connection, order: OnFailure | None) -> None:
+    for schedule in await due_at_noon(clock, "a", "b", session_id="s", order=order):
+        assert await fire_schedules(clock, [firing(schedule)]) == 1
+    assert await rows(clock, "select session_id, on_failure, state from run order by id") == [
+        ("s", order, "queued"),
+        ("s", order, "blocked" if order else "queued"),
+    ]
 
 
 async def test_a_moment_fires_once_however_many_schedulers_saw_it(clock: Connection, conninfo: str) -> None:

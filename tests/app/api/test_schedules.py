@@ -34,6 +34,8 @@ async def test_a_schedule_is_made_and_found_again(api: httpx.AsyncClient, made: 
         "queue": None,
         "priority": 0,
         "unique_key": None,
+        "session": None,
+        "order": None,
         "paused": False,
         "next_at": None,
         "last_at": None,
@@ -78,6 +80,28 @@ async def test_a_run_can_be_had_now(api: httpx.AsyncClient, made: dict[str, Any]
     assert response.headers["location"] == f"/v1/runs/{run['id']}"
     assert (run["task"], run["args"], run["queue"], run["state"]) == ("invoice.send", {"id": 7}, "mail", "queued")
     assert (await api.get(f"/v1/runs/{run['id']}")).json() == run
+
+
+@pytest.mark.parametrize("order", ["skip", "block", None])
+async def test_its_runs_have_its_session_and_order(api: httpx.AsyncClient, task: str, order: str | None) -> None:
+    put = await api.put("/v1/schedules/s", json={**REMIND, "session": "case-7", "order": order})
+    assert (put.json()["session"], put.json()["order"]) == ("case-7", order)
+    assert (await api.get("/v1/schedules")).json()["items"] == [{k: v for k, v in put.json().items() if k != "args"}]
+    runs = [(await api.post("/v1/schedules/s/run")).json() for _ in range(2)]
+    assert [(run["session"], run["order"]) for run in runs] == [("case-7", order)] * 2
+    # Ordered, the second waits for the first.
+    assert [run["state"] for run in runs] == ["queued", "blocked" if order else "queued"]
+    put = await api.put("/v1/schedules/s", json=REMIND)
+    assert (put.json()["session"], put.json()["order"]) == (None, None)
+
+
+async def test_an_order_without_a_session_is_refused(api: httpx.AsyncClient, task: str) -> None:
+    problem = as_problem(await api.put("/v1/schedules/s", json={**REMIND, "order": "skip"}), 422, "bad-schedule")
+    assert "order 'skip' without a session" in problem["detail"]
+    as_problem(
+        await api.put("/v1/schedules/s", json={**REMIND, "session": "s", "order": "stop"}), 422, "invalid-request"
+    )
+    as_problem(await api.put("/v1/schedules/s", json={**REMIND, "session": "a/b"}), 422, "invalid-request")
 
 
 async def test_what_fired_is_shown(api: httpx.AsyncClient, made: dict[str, Any], db: psycopg.Connection) -> None:
