@@ -23,6 +23,7 @@ from howdah.app.api.queues import QueueController
 from howdah.app.api.runs import RunController
 from howdah.app.api.schedules import ScheduleController
 from howdah.app.api.sessions import SessionController
+from howdah.app.api.short_way import open_short_way
 from howdah.app.api.stream_tokens import StreamTokenController
 from howdah.app.api.tasks import TaskController
 from howdah.app.api.tenants import TenantController
@@ -78,4 +79,5 @@ def create_app(settings: Settings, database_url: str) -> Litestar:
         logging_config=None,
     )
     complete_document(app)
+    open_short_way(app)
     return app

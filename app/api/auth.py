@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,8 +47,8 @@ class Caller:
         return self.tenant_id
 
 
-async def authenticate(connection: ASGIConnection[Any, Any, Any, Any], resources: Resources) -> Caller:
-    """The caller of a request.
+async def authenticate(headers: Mapping[str, str], resources: Resources) -> Caller:
+    """The caller of a request with these headers, their names in lower case.
 
     Raises
     ------
@@ -56,7 +57,7 @@ async def authenticate(connection: ASGIConnection[Any, Any, Any, Any], resources
     UnknownTenant
         If a tenant's key names another tenant.
     """
-    scheme, _, text = connection.headers.get("Authorization", "").partition(" ")
+    scheme, _, text = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         raise Refused(401, "key-missing", "send a key: `Authorization: Bearer hwd_<id>_<secret>`", headers=CHALLENGE)
     owner = await resources.keys.owner(text.strip())
@@ -67,7 +68,7 @@ async def authenticate(connection: ASGIConnection[Any, Any, Any, Any], resources
             "this key is unknown or was revoked",
             headers={"WWW-Authenticate": f'{CHALLENGE["WWW-Authenticate"]}, error="invalid_token"'},
         )
-    named = connection.headers.get(TENANT_HEADER)
+    named = headers.get(TENANT_HEADER.lower())
     if owner.admin:
         return Caller(named, admin=True)
     if named is not None and named != owner.tenant_id:
@@ -78,7 +79,7 @@ async def authenticate(connection: ASGIConnection[Any, Any, Any, Any], resources
 async def require_key(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     """Guard: nothing of a request, its body least of all, is read before its key."""
     if not handler.opt.get(OPEN):
-        connection.scope["state"][_SCOPE_KEY] = await authenticate(connection, connection.app.state.resources)
+        connection.scope["state"][_SCOPE_KEY] = await authenticate(connection.headers, connection.app.state.resources)
 
 
 def require_admin(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:

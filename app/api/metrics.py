@@ -74,10 +74,15 @@ def start_clock(app: ASGIApp) -> ASGIApp:
     """Middleware: remember when a request that has a route began."""
 
     async def timed(scope: Scope, receive: Receive, send: Send) -> None:
-        scope["state"][_STARTED] = time.perf_counter()
+        begin(scope)
         await app(scope, receive, send)
 
     return timed
+
+
+def begin(scope: Scope) -> None:
+    """Remember that a request that has a route begins now."""
+    scope["state"][_STARTED] = time.perf_counter()
 
 
 @get("/metrics", include_in_schema=False, sync_to_thread=False)

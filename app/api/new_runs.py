@@ -7,13 +7,11 @@ from typing import Annotated, Any
 
 import msgspec
 
+from howdah.app.api.auth import Caller
 from howdah.app.api.bodies import decode_body
+from howdah.app.api.metrics import Metrics
 from howdah.app.api.problems import FieldError, Problem, Refused, problem_of
-from howdah.app.api.run_reads import (
-    Run,
-    RunSummary,
-    created_at,
-)
+from howdah.app.api.run_reads import Run, RunSummary, created_at, find_run
 from howdah.app.composition import Resources
 from howdah.app.task_registry import RegisteredTask
 from howdah.jobs.retry import RetryStrategy, override_json
@@ -30,7 +28,10 @@ MAX_PAUSE = 365 * 86_400
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$(?!\n)"
 SESSION = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$(?!\n)"
-Key = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+MAX_KEY = 255
+# What an Idempotency-Key header may hold: what is visible in ASCII.
+KEY_CHARACTERS = r"^[\x21-\x7e]+$"
+Key = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_KEY)]
 Priority = Annotated[int, msgspec.Meta(ge=-1_000_000, le=1_000_000, description="Higher first.")]
 
 
@@ -97,6 +98,21 @@ class BatchResults(msgspec.Struct, frozen=True):
     """One result an item, in order."""
 
     items: list[BatchResult]
+
+
+async def create_run(
+    data: NewRunBody, caller: Caller, key: str | None, resources: Resources, metrics: Metrics
+) -> tuple[Run, int, dict[str, str]]:
+    """Create a run, whichever way the request came: the run that there is now, the status and the headers to answer."""
+    new = await checked_run(data, caller.tenant(), key, resources)
+    enqueued = await resources.enqueuer.submit(new)
+    metrics.enqueued(enqueued.status)
+    run_id = accepted_id(new, enqueued)
+    if must_be_read(new, enqueued):
+        run = await find_run(resources.engine, new.tenant_id, run_id)
+    else:
+        run = Run(**summary_fields(new, run_id), args=msgspec.Raw(new.args.encode()))
+    return run, 200 if enqueued.status == "existing" else 201, {"Location": f"/v1/runs/{run_id}"}
 
 
 async def checked_run(

@@ -16,6 +16,8 @@ from howdah.app.api.auth import Caller
 from howdah.app.api.bodies import JsonBody, JsonItems, decode_body
 from howdah.app.api.metrics import Metrics
 from howdah.app.api.new_runs import (
+    KEY_CHARACTERS,
+    MAX_KEY,
     NAME,
     BatchItem,
     BatchResult,
@@ -23,12 +25,11 @@ from howdah.app.api.new_runs import (
     NewRunBody,
     Priority,
     RunBatch,
-    accepted_id,
     batch_result,
     checked_run,
+    create_run,
     failed_result,
     must_be_read,
-    summary_fields,
 )
 from howdah.app.api.pagination import DEFAULT_LIMIT, Cursor, Limit
 from howdah.app.api.problems import RETRY_AFTER, Refused
@@ -107,23 +108,15 @@ class RunController(Controller):
             HeaderParameter(
                 name="Idempotency-Key",
                 min_length=1,
-                max_length=255,
-                pattern=r"^[\x21-\x7e]+$",
+                max_length=MAX_KEY,
+                pattern=KEY_CHARACTERS,
                 description="Sent again with the same task and arguments: the same run. With others: refused.",
             ),
         ] = None,
     ) -> Response[Run]:
         """Create a run. 201 once it is on disk; 200 with the first one's run where the idempotency key was seen."""
-        new = await checked_run(data, caller.tenant(), idempotency_key, resources)
-        enqueued = await resources.enqueuer.submit(new)
-        metrics.enqueued(enqueued.status)
-        run_id = accepted_id(new, enqueued)
-        location = {"Location": f"/v1/runs/{run_id}"}
-        if must_be_read(new, enqueued):
-            run = await find_run(resources.engine, new.tenant_id, run_id)
-        else:
-            run = Run(**summary_fields(new, run_id), args=msgspec.Raw(new.args.encode()))
-        return Response(run, status_code=200 if enqueued.status == "existing" else 201, headers=location)
+        run, status, headers = await create_run(data, caller, idempotency_key, resources, metrics)
+        return Response(run, status_code=status, headers=headers)
 
     @post("/batch", status_code=200, dto=JsonItems[RunBatch])
     async def create_runs(

@@ -41,17 +41,13 @@ class Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(resources.begin_shutdown)
 
 
-def make_server(settings: Settings, database_url: str, port: int | None = None, *, fd: int | None = None) -> Server:
-    """A server that is ready to run.
-
-    `port` 0 is any free one, None the settings'; `fd` is a socket that listens already, and goes before `port`.
-    """
+def make_server(settings: Settings, database_url: str, port: int | None = None) -> Server:
+    """A server that is ready to run. `port` 0 is any free one, None the settings'."""
     app = create_app(settings, database_url)
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port if port is None else port,
-        fd=fd,
         loop="uvloop",
         http="httptools",
         ws="none",
@@ -69,16 +65,21 @@ def make_server(settings: Settings, database_url: str, port: int | None = None, 
 def serve(settings: Settings, database_url: str, port: int | None = None, *, fd: int | None = None) -> None:
     """Serve until SIGTERM or SIGINT: then nothing new is accepted, waiting requests are answered, streams end.
 
+    `fd` is a socket that listens already, and goes before `port`.
+
     Raises
     ------
     SystemExit
         With status 3 if it cannot start, such as on a database without the schema; the log tells why.
     """
-    server = make_server(settings, database_url, port, fd=fd)
+    server = make_server(settings, database_url, port)
+    # uvicorn's own `fd` takes every socket for a local one, without TCP_NODELAY: an answer's second part then waits up
+    # to 40 ms for the client's word that it has the first.
+    sockets = None if fd is None else [socket.socket(fileno=fd)]
     # uvicorn raises a signal again once it has stopped for it; by then SIGTERM and Ctrl-C have done their work.
     signal.signal(signal.SIGTERM, lambda *_: None)
     relax_collector()
     with contextlib.suppress(KeyboardInterrupt):
-        server.run()
+        server.run(sockets)
     if not server.started:
         raise SystemExit(3)

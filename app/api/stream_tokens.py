@@ -98,7 +98,7 @@ async def authenticate_reader(request: Request[Any, Any, State], resources: Reso
     """
     token = request.query_params.get("token")
     if token is None:
-        caller = await authenticate(request, resources)
+        caller = await authenticate(request.headers, resources)
         return StreamReader(caller.tenant(), None)
     claims = _verified(token, await _secret(resources, request.app.state))
     return StreamReader(claims.tenant_id, claims.session_id)
