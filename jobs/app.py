@@ -157,7 +157,7 @@ class App(procrastinate.App):
         self.add_tasks_from(maintenance.maintenance(), namespace=maintenance.NAMESPACE)
 
     def workflow(
-        self, *, name: str, queue: str = DEFAULT_QUEUE, retry: RetryValue = False
+        self, *, name: str, queue: str = DEFAULT_QUEUE, retry: RetryValue = False, version: int = 1
     ) -> Callable[[Callable[Concatenate[Run, P], Awaitable[R]]], Workflow[P, R]]:
         """Make an async function whose first parameter is a `Run` a workflow.
 
@@ -167,17 +167,24 @@ class App(procrastinate.App):
             How runs refer to it: keep it when the function moves.
         retry
             As procrastinate's: a number of attempts, or a `RetryStrategy`.
+        version
+            Count it up when the code asks for other steps, and keep the old function under its old version, same name,
+            until no run of it is live: runs go on with the code that they began with. New runs get the highest version
+            that a worker has registered.
         """
+        if "@" in name or version < 1:
+            raise ValueError(f"workflow {name!r}, version {version}: a name has no '@', and versions count from 1")
+        full = name if version == 1 else f"{name}@{version}"
 
         def decorate(function: Callable[Concatenate[Run, P], Awaitable[R]]) -> Workflow[P, R]:
-            if name in self.workflows or name in self.tasks:
-                raise ValueError(f"there is a task or workflow named {name!r} already: choose another name")
+            if full in self.workflows or full in self.tasks:
+                raise ValueError(f"there is a task or workflow named {full!r} already: choose another name or version")
             if not inspect.iscoroutinefunction(function):
                 raise TypeError(f"workflow {name!r} must be an async function: write `async def`")
             if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(function).parameters.values()):
                 raise TypeError(f"workflow {name!r} takes **arguments, which have no type: name each of them")
-            workflow = Workflow(self, name, queue, function, get_retry_strategy(retry), Signature(function, skip=1))
-            self.workflows[name] = workflow
+            workflow = Workflow(self, full, queue, function, get_retry_strategy(retry), Signature(function, skip=1))
+            self.workflows[full] = workflow
             return workflow
 
         return decorate

@@ -9,3 +9,25 @@ class NonRetryableError(Exception):
 
 class DeadlineExceededError(NonRetryableError):
     """The run's deadline passed before it ended."""
+
+
+class HistoryContradictedError(NonRetryableError):
+    """The run's code asks for other steps than those that an earlier attempt of it has finished."""
+
+
+class SignalTimeoutError(TimeoutError):
+    """The signal that a run waited for did not come in time."""
+
+
+class ChildrenFailedError(Exception):
+    """Children of a run failed or were cancelled, when all of them had ended.
+
+    Attributes
+    ----------
+    failures
+        What went wrong, by the child's place.
+    """
+
+    def __init__(self, message: str, failures: dict[int, str]) -> None:
+        super().__init__(message)
+        self.failures = failures

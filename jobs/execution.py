@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import enum
 import functools
 import inspect
 import re
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -24,13 +23,16 @@ from procrastinate.tasks import Task
 
 from howdah.jobs.api_errors import RetryLater
 from howdah.jobs.app import App
+from howdah.jobs.engine import Engine
 from howdah.jobs.errors import DeadlineExceededError, NonRetryableError
+from howdah.jobs.history import Finished
 from howdah.jobs.retry import RetryStrategy, read_override
-from howdah.jobs.run import Engine, Run
+from howdah.jobs.run import Run
+from howdah.jobs.stop import Stop
 from howdah.sql.errors import BadValue, HowdahError, StaleAttempt
 from howdah.sql.json_values import encode
 from howdah.sql.queue.calls import ClaimedRun
-from howdah.sql.workflow.calls import RunItem
+from howdah.sql.workflow.calls import RunItem, Signal
 
 T = TypeVar("T")
 
@@ -45,30 +47,46 @@ MAX_PRIORITY = 2**31 - 1
 _QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 
-class Stop(enum.Enum):
-    """Why a running run is asked to stop."""
-
-    CANCELLED = "cancelled"  # somebody cancelled the run
-    SHUTDOWN = "shutdown"  # the worker is leaving: the run goes back to the queue
-    LOST = "lost"  # peers gave this worker up: the run is another's by now
-
-
 class Execution:
     """A claimed run in this worker's hands. `stop` may be set before its task is cancelled, to say why."""
 
-    __slots__ = ("_app", "_checkpoints", "_engine", "_run", "claimed", "stop", "task")
+    __slots__ = ("_app", "_engine", "_run", "_signals", "_steps", "claimed", "stop", "task")
 
-    def __init__(self, app: App, claimed: ClaimedRun, checkpoints: Mapping[str, str | None], engine: Engine) -> None:
+    def __init__(
+        self,
+        app: App,
+        claimed: ClaimedRun,
+        steps: Mapping[str, Finished],
+        signals: Sequence[Signal],
+        engine: Engine,
+    ) -> None:
         self.claimed = claimed
         self.stop: Stop | None = None
         self.task: asyncio.Task[None] | None = None
         self._app = app
-        self._checkpoints = checkpoints
+        self._steps = steps
+        self._signals = signals
         self._engine = engine
         self._run: Run | None = None
 
+    def end(self, why: Stop) -> None:
+        """Ask it to stop."""
+        if self.stop is None:
+            self.stop = why
+            if self.task is not None:
+                self.task.cancel()
+
     async def outcome(self) -> list[RunItem]:
         """Run it; what is to be written about it, in order. Empty when this attempt no longer counts."""
+        try:
+            items = await self._outcome()
+        finally:
+            if self._run is not None:
+                self._run.close()
+        # At rest or lost, it is not this attempt's any more, whatever its code did as it was told.
+        return [] if self.stop in (Stop.RESTING, Stop.LOST) else items
+
+    async def _outcome(self) -> list[RunItem]:
         claimed = self.claimed
         if self.stop is not None:
             # Asked to stop while it waited for a slot.
@@ -80,9 +98,10 @@ class Execution:
                 # Before the retry strategy counts: arguments that do not fit will not fit the next time.
                 arguments = workflow.signature.decode(claimed.args)
                 retry = override or workflow.retry_strategy
-                self._run = Run(claimed, self._checkpoints, self._engine)
+                self._run = Run(claimed, self._steps, self._signals, self._engine, self, f"{self._app.cell},public")
                 running = workflow.function(self._run, **arguments)
                 output = await (running if claimed.deadline is None else self._in_time(running, claimed.deadline))
+                self._run.end()
                 body = encode(output, f"the output of run {claimed.id}")
             else:
                 task = self._app.tasks.get(claimed.task)
@@ -158,7 +177,7 @@ class Execution:
             )
         if self.stop is Stop.SHUTDOWN:
             return [self._item("release")]
-        if self.stop is Stop.LOST:
+        if self.stop in (Stop.LOST, Stop.RESTING):
             return []
         # The author's own code cancelled its task: that is a failure like any other.
         return self._give_up(asyncio.CancelledError("the task cancelled itself"))
@@ -238,6 +257,7 @@ _ABORT_REASONS = {
     Stop.CANCELLED: AbortReason.USER_REQUEST,
     Stop.SHUTDOWN: AbortReason.SHUTDOWN,
     Stop.LOST: AbortReason.SHUTDOWN,
+    Stop.RESTING: AbortReason.SHUTDOWN,
 }
 
 

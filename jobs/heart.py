@@ -124,7 +124,7 @@ class Heart:
 
     async def _tend_queues(self) -> None:
         async with self._pool.connection() as connection:
-            await connection.execute("select from expire_runs(), count_depths()")
+            await connection.execute("select from expire_runs(), count_depths(), tie_loose_ends()")
 
     async def _hear(self, claims: ClaimLoop) -> None:
         def heard(channel: str, payload: str) -> None:

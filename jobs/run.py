@@ -2,53 +2,46 @@
 
 from __future__ import annotations
 
-import asyncio
-import functools
-import inspect
 import typing
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
 import msgspec
+from procrastinate.retry import RetryValue
 
-from howdah.jobs.api_errors import ApiCallFailed, RetryLater
-from howdah.jobs.api_executor import ApiExecutor, ApiResponse
-from howdah.sql.errors import StaleAttempt, StepRepeated
-from howdah.sql.group_commit import GroupCommit
+from howdah.jobs import api_step, children, session_events
+from howdah.jobs.api_executor import ApiResponse
+from howdah.jobs.engine import Engine
+from howdah.jobs.errors import SignalTimeoutError
+from howdah.jobs.history import Finished, History, current_step, inside, passed, place
+from howdah.jobs.rest import Holder, Rest
+from howdah.jobs.session_events import SessionEvent
+from howdah.jobs.signal_inbox import Received, SignalInbox
+from howdah.jobs.step_function import output_decoder
+from howdah.jobs.steps import Steps
+from howdah.jobs.transaction import Keep, once, with_psycopg, with_sqlalchemy
 from howdah.sql.json_values import encode
-from howdah.sql.notifier import Notifier
-from howdah.sql.pool import Pool
+from howdah.sql.pool import Connection, Pool
 from howdah.sql.queue.calls import ClaimedRun
 from howdah.sql.stream.writer import EVENTS_CHANNEL
-from howdah.sql.workflow.calls import ItemStatus, RunItem
+from howdah.sql.workflow.calls import NewSignal, RunItem, Signal, SignalStatus, send_signals
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+    from howdah.jobs.app import Workflow
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 # An event is a small fact; what is larger belongs in a step's output or a collection.
 MAX_EVENT_BYTES = 256 * 1024
-MAX_STEP_NAME = 200
-
-# The step whose function runs now, so that what it emits is numbered within it.
-_current_step: ContextVar[str] = ContextVar("howdah_step", default="")
-
-
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """What a worker lends to its runs."""
-
-    pool: Pool
-    writer: GroupCommit[RunItem, ItemStatus]
-    notifier: Notifier
-    threads: ThreadPoolExecutor
-    api: ApiExecutor
-    resources: Mapping[type, Any] = field(default_factory=dict)
+# Items of a map under way at once, unless it says otherwise.
+MAP_LIMIT = 16
 
 
 class Run:
@@ -59,12 +52,20 @@ class Run:
     id, tenant_id, session_id, task
         Which run this is. `session_id` is where its events go; a run without a session has one of its own.
     attempt
-        1 for the first; also the fencing token that every write shows.
+        1 for the first; also the fencing token that every write shows. A run that has rested comes back as another one.
     failures
         Attempts that ended in an exception. A worker's death is an attempt, but not a failure.
     """
 
-    def __init__(self, claimed: ClaimedRun, checkpoints: Mapping[str, str | None], engine: Engine) -> None:
+    def __init__(
+        self,
+        claimed: ClaimedRun,
+        steps: Mapping[str, Finished],
+        signals: Sequence[Signal],
+        engine: Engine,
+        holder: Holder,
+        search_path: str,
+    ) -> None:
         self.id = claimed.id
         self.tenant_id = claimed.tenant_id
         self.session_id = claimed.session_id or f"run:{claimed.id}"
@@ -73,48 +74,267 @@ class Run:
         self.failures = claimed.failures
         # Whether its stream may have watchers, who should see the end: an earlier attempt's events count too.
         self.has_events = claimed.session_id is not None or claimed.attempt > 1
-        self._checkpoints = checkpoints
+        self._claimed = claimed
         self._engine = engine
-        self._steps: Counter[str] = Counter()
+        self._search_path = search_path
+        self._history = History(claimed.id, steps)
+        self._inbox = SignalInbox(claimed.id, signals, self._history, engine.pool)
+        self._rest = Rest(claimed.id, claimed.attempt, engine.writer, holder, self._inbox.refresh)
+        self._steps = Steps(claimed, self._history, self._rest, engine)
         self._events: Counter[str] = Counter()
 
     @overload
     async def step(self, name: str, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
     @overload
     async def step(self, name: str, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
-    async def step(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    @overload
+    async def step(  # type: ignore[overload-cannot-match]  # by those who give options
+        self,
+        name: str,
+        function: Callable[..., Awaitable[R]],
+        /,
+        *args: Any,
+        retry: RetryValue = ...,
+        timeout: timedelta | None = ...,
+        **kwargs: Any,
+    ) -> R: ...
+    @overload
+    async def step(  # type: ignore[overload-cannot-match]  # by those who give options
+        self,
+        name: str,
+        function: Callable[..., R],
+        /,
+        *args: Any,
+        retry: RetryValue = ...,
+        timeout: timedelta | None = ...,
+        **kwargs: Any,
+    ) -> R: ...
+    async def step(  # type: ignore[misc]
+        self,
+        name: str,
+        function: Callable[..., Any],
+        /,
+        *args: Any,
+        retry: RetryValue = False,
+        timeout: timedelta | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """Run `function` once and keep its output; on a later attempt read the output back instead.
 
         The output is JSON by msgspec, read back as the type that the function's return annotation names. A name may
         repeat, as in a loop: repeats are numbered in the order of the calls. A function that is not async runs in a
         thread.
 
+        Parameters
+        ----------
+        retry
+            When to try the function again, within the run: as a task's, a number of attempts or a strategy. A wait of
+            more than a second holds no worker.
+        timeout
+            How long one call may take; then it has failed with a TimeoutError. A thread runs on, and is ignored.
+
         Raises
         ------
         StaleAttempt
             If another attempt has the run by now: stop, nothing of this one counts any more.
+        HistoryContradictedError
+            If an earlier attempt finished this step in another place.
         BadValue, TooLarge
             If the output cannot be stored; see `howdah.sql.json_values`.
         """
-        if not 0 < len(name) <= MAX_STEP_NAME or "#" in name or "\0" in name:
-            raise ValueError(f"step name {name!r} cannot be used: 1 to {MAX_STEP_NAME} characters, without '#' or NUL")
-        self._steps[name] += 1
-        step = _numbered(name, self._steps[name])
-        decoder = _output_decoder(function)
-        if step in self._checkpoints:
-            return decoder.decode(self._checkpoints[step] or "null")
-        started_at = datetime.now(UTC)
-        token = _current_step.set(step)
-        try:
-            output = await self._call(function, args, kwargs)
-        finally:
-            _current_step.reset(token)
-        body = encode(output, f"the output of step {step!r}")
-        status = await self._engine.writer.submit(
-            RunItem(self.id, self.attempt, "checkpoint", step, body, at=started_at)
-        )
-        self._refuse_unless_ok(status, step)
+        step = self._history.number(name)
+        output = await self._steps.run(step, place(), function, args, kwargs, retry, timeout)
+        passed(step)
         return output
+
+    @overload
+    async def map(
+        self,
+        name: str,
+        function: Callable[[T], Awaitable[R]],
+        items: Iterable[T],
+        *,
+        limit: int = ...,
+        retry: RetryValue = ...,
+        timeout: timedelta | None = ...,
+    ) -> list[R]: ...
+    @overload
+    async def map(
+        self,
+        name: str,
+        function: Callable[[T], R],
+        items: Iterable[T],
+        *,
+        limit: int = ...,
+        retry: RetryValue = ...,
+        timeout: timedelta | None = ...,
+    ) -> list[R]: ...
+    async def map(
+        self,
+        name: str,
+        function: Callable[[Any], Any],
+        items: Iterable[Any],
+        *,
+        limit: int = MAP_LIMIT,
+        retry: RetryValue = False,
+        timeout: timedelta | None = None,
+    ) -> list[Any]:
+        """Run `function` on each item as a step of its own, `limit` at a time; the outputs in the items' order.
+
+        The first error ends the map. A later attempt repeats only what had not finished.
+        """
+        return await self._steps.map(name, function, items, limit, retry, timeout)
+
+    async def transaction(
+        self,
+        name: str,
+        function: Callable[Concatenate[Connection, P], Awaitable[R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R:
+        """Run `function` once, as a step whose own SQL commits together with its checkpoint: both are there, or neither.
+
+        `function` gets a psycopg connection in a transaction, its search_path on the cell, and must not commit. See
+        `sqlalchemy_transaction` for SQLAlchemy. What else it does, a request say, is done at least once.
+
+        Errors are those of `step`; a database that cannot be reached fails the attempt.
+        """
+
+        async def write(keep: Keep) -> None:
+            await with_psycopg(self._engine.pool, function, args, kwargs, keep)
+
+        return typing.cast(R, await self._transaction(name, function, write))
+
+    async def sqlalchemy_transaction(
+        self,
+        name: str,
+        engine: AsyncEngine,
+        function: Callable[Concatenate[AsyncConnection, P], Awaitable[R]],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> R:
+        """As `transaction`, with a connection of `engine`, whose driver is psycopg and whose database is this one's."""
+
+        async def write(keep: Keep) -> None:
+            await with_sqlalchemy(engine, self._search_path, function, args, kwargs, keep)
+
+        return typing.cast(R, await self._transaction(name, function, write))
+
+    async def sleep(self, name: str, duration: timedelta) -> None:
+        """Go on `duration` after the first attempt came here. Longer than a second, no worker is held meanwhile."""
+        step, after = self._history.number(name), place()
+        known = self._history.recall(step, after)
+        if known is None:
+            until = datetime.now(UTC) + duration
+            await self._steps.keep(step, after, encode(until, "the time"))
+        else:
+            until = self._history.decode(step, known, datetime)
+        await self._steps.pause(step, until)
+        passed(step)
+
+    @overload
+    async def wait_for(
+        self, name: str, *, timeout: timedelta | None = ..., choices: Sequence[str] | None = ...
+    ) -> Any: ...
+    @overload
+    async def wait_for(
+        self, name: str, type: type[T], *, timeout: timedelta | None = ..., choices: Sequence[str] | None = ...
+    ) -> T: ...
+    async def wait_for(
+        self,
+        name: str,
+        type: Any = Any,
+        *,
+        timeout: timedelta | None = None,
+        choices: Sequence[str] | None = None,
+    ) -> Any:
+        """The payload of the next signal of this name that no other wait of the run has had, as a `type`.
+
+        One that was sent before is not lost. The wait holds no worker, and outlives every restart.
+
+        Parameters
+        ----------
+        timeout
+            Counted from when the first attempt came here.
+        choices
+            What the payload, or its field `choice`, may be: an approval. Others are refused while the run waits, and
+            passed over where they came before.
+
+        Raises
+        ------
+        SignalTimeoutError
+            If none has come in time; on later attempts too.
+        msgspec.ValidationError
+            If the payload is no `type`.
+        """
+        step, after = self._history.number(name), place()
+        known = self._history.recall(step, after)
+        if known is None:
+            until = None if timeout is None else await self._until(step, timeout)
+            received = await self._receive(name, choices, until)
+            await self._steps.keep(step, after, encode(received, "the signal"))
+        else:
+            received = self._history.decode(step, known, Received)
+        passed(step)
+        if received.no is None:
+            raise SignalTimeoutError(f"run {self.id} waited {timeout} for the signal {name!r}, and none came")
+        return msgspec.json.decode(received.payload, type=type)
+
+    async def children(self, name: str, workflow: Workflow[Any, R], items: Iterable[Any]) -> list[R]:
+        """Run `workflow` on each item, as a run of its own on its own queue; their outputs in the items' order.
+
+        An item is the workflow's one argument. The parent waits as a row. Cancelled, failed or past its deadline, it
+        takes its children along.
+
+        Raises
+        ------
+        ChildrenFailedError
+            If one has failed or was cancelled, once all have ended. Requeue the child, then the parent, to go on.
+        """
+        step, after = self._history.number(name), place()
+        outputs = await children.run_children(
+            self._claimed, self._engine, self._history, self._rest, self._steps, step, after, workflow, list(items)
+        )
+        passed(step)
+        decoder = output_decoder(workflow.function)
+        return [decoder.decode(output) for output in outputs]
+
+    async def events(self, types: Sequence[str] | None = None, *, after: int = 0) -> AsyncIterator[SessionEvent]:
+        """The session's events from number `after` + 1 on, without the run's own, for ever: between them it rests.
+
+        ``async for event in run.events(types=["message"])`` sees the same events in the same order on each attempt, so
+        the steps of its body are known by their number, and none is handled twice.
+        """
+        if self._claimed.session_id is None:
+            raise ValueError(f"run {self.id} has no session whose events it could read: enqueue it with one")
+        cursor = after
+        while True:
+            await self._rest.begin()
+            try:
+                page = await session_events.read(self._engine.pool, self.tenant_id, self.session_id, cursor)
+            finally:
+                self._rest.done()
+            for event in page:
+                cursor = event.number
+                if event.run_id != self.id and (types is None or event.type in types):
+                    yield event
+            if not page:
+                await self._rest.wait({"events": cursor, "types": None if types is None else list(types)})
+
+    async def signal(self, run_id: int, name: str, payload: Any = None) -> SignalStatus:
+        """Send a signal to another run of the tenant, as a step: once, whatever happens."""
+        body = encode(payload, f"the payload of signal {name!r}")
+        step = self._history.next_number(f"signal {name}")
+
+        async def send() -> SignalStatus:
+            new = NewSignal(run_id, name, body, key=f"{self.id}/{step}")
+            async with self._engine.pool.connection() as connection:
+                (status,) = await send_signals(connection, self.tenant_id, [new])
+            return status
+
+        return await self.step(f"signal {name}", send)
 
     async def emit(self, type: str, data: Any = None, *, key: str | None = None) -> None:
         """Append an event to the run's session; on disk when this returns.
@@ -133,12 +353,16 @@ class Run:
         known_by = key
         if known_by is None:
             # By what it says, not by its place: parallel branches may come in another order on the next attempt.
-            said = f"{_current_step.get()}/{type}/{blake2b(body.encode(), digest_size=12).hexdigest()}"
+            said = f"{current_step()}/{type}/{blake2b(body.encode(), digest_size=12).hexdigest()}"
             self._events[said] += 1
             known_by = f"{said}#{self._events[said]}"
         item = RunItem(self.id, self.attempt, "event", type, body, key=f"{self.id}/{known_by}", at=datetime.now(UTC))
         self.has_events = True
-        self._refuse_unless_ok(await self._engine.writer.submit(item), type)
+        await self._rest.begin()
+        try:
+            self._steps.refuse_unless_ok(await self._engine.writer.submit(item), type)
+        finally:
+            self._rest.done()
         self._engine.notifier.hint(EVENTS_CHANNEL, [f"{self.tenant_id}/{self.session_id}"])
 
     async def progress(self, fraction: float, note: str = "") -> None:
@@ -146,6 +370,10 @@ class Run:
         if not 0 <= fraction <= 1:
             raise ValueError(f"progress {fraction} is not between 0 and 1")
         await self.emit("howdah.progress", {"fraction": fraction, "note": note})
+
+    async def log(self, message: str, **fields: Any) -> None:
+        """Say something to those who watch the run, as a `howdah.log` event."""
+        await self.emit("howdah.log", {"message": message, **fields})
 
     async def call(
         self,
@@ -164,38 +392,20 @@ class Run:
         It is retried, with the same idempotency key each time. When the API asks to wait longer than a worker should
         hold still, the run sleeps as a row and goes on later. See `howdah.jobs.api_executor` for limits and errors.
         """
-        # Attempts made before the run slept are on disk too, or an API that always says wait would never be given up.
-        step = _numbered(name, self._steps[name] + 1)
-        pauses = 0
-        while (used := self._checkpoints.get(f"{step}#paused-{pauses + 1}")) is not None:
-            max_attempts -= int(used)
-            pauses += 1
-
-        async def request() -> ApiResponse:
-            return await self._engine.api.request(
-                method,
-                url,
-                json=json,
-                content=content,
-                headers=headers,
-                timeout=timeout,
-                max_attempts=max(max_attempts, 1),
-                idempotency_key=self.idempotency_key(step),
-            )
-
-        try:
-            return await self.step(name, request)
-        except RetryLater as later:
-            paused = f"{step}#paused-{pauses + 1}"
-            status = await self._engine.writer.submit(
-                RunItem(self.id, self.attempt, "checkpoint", paused, str(later.attempts))
-            )
-            self._refuse_unless_ok(status, paused)
-            if later.attempts >= max_attempts:
-                raise ApiCallFailed(
-                    f"{later}; no attempt is left", status=later.status, body_excerpt="", attempts=later.attempts
-                ) from later
-            raise
+        return await api_step.call(
+            self._engine.api,
+            self._history,
+            self._steps,
+            name,
+            lambda step: self.idempotency_key(step),
+            max_attempts,
+            method,
+            url,
+            json=json,
+            content=content,
+            headers=headers,
+            timeout=timeout,
+        )
 
     def idempotency_key(self, name: str) -> str:
         """A key for an outside API, the same on every attempt of this run."""
@@ -223,55 +433,58 @@ class Run:
     @property
     def current_step(self) -> str | None:
         """Name of the step whose function is running here."""
-        return _current_step.get() or None
+        return current_step() or None
 
-    async def _call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if inspect.iscoroutinefunction(_unwrap(function)):
-            return await function(*args, **kwargs)
-        loop = asyncio.get_running_loop()
-        output = await loop.run_in_executor(self._engine.threads, functools.partial(function, *args, **kwargs))
-        return await output if inspect.isawaitable(output) else output
+    def end(self) -> None:
+        """The code has returned.
 
-    def _refuse_unless_ok(self, status: ItemStatus, what: str) -> None:
-        if status == "stale":
-            raise StaleAttempt(
-                f"attempt {self.attempt} of run {self.id} is over: {what!r} was not written, another one has the run"
-            )
-        if status == "repeated":
-            raise StepRepeated(
-                f"step {what!r} of run {self.id} ran again although its output was on disk; the first output was kept"
-            )
+        Raises
+        ------
+        HistoryContradictedError
+            If it left out what an earlier attempt had finished.
+        """
+        self._history.assert_all_asked()
 
+    def close(self) -> None:
+        """Nothing more comes of it here."""
+        self._rest.close()
 
-def _numbered(name: str, number: int) -> str:
-    return name if number == 1 else f"{name}#{number}"
+    async def _transaction(
+        self, name: str, function: Callable[..., Any], write: Callable[[Keep], Awaitable[None]]
+    ) -> Any:
+        step, after = self._history.number(name), place()
+        known = self._history.recall(step, after)
+        if known is None:
+            await self._rest.begin()
+            try:
+                started_at = datetime.now(UTC)
 
+                def item(output: Any) -> RunItem:
+                    return self._steps.item(step, after, encode(output, f"the output of step {step!r}"), started_at)
 
-def _unwrap(function: Callable[..., Any]) -> Callable[..., Any]:
-    while isinstance(function, functools.partial):
-        function = function.func
-    return function
+                with inside(step):
+                    known, status = await once(self._engine.pool, self.id, self.attempt, step, item, write)
+                self._steps.refuse_unless_ok(status, step)
+            finally:
+                self._rest.done()
+        passed(step)
+        return output_decoder(function).decode(known)
 
+    async def _until(self, step: str, timeout: timedelta) -> datetime:
+        """When a wait's time is over: counted from the first attempt that came to it, which has kept it."""
+        known = self._history.peek(f"{step}#until")
+        if known is not None:
+            return self._history.decode(step, known, datetime)
+        until = datetime.now(UTC) + timeout
+        await self._steps.keep(f"{step}#until", None, encode(until, "the time"))
+        return until
 
-def _output_decoder(function: Callable[..., Any]) -> msgspec.json.Decoder[Any]:
-    """Decoder of what `function` returns.
-
-    Looked up before the first run too, so that an annotation that cannot be resolved fails at once, not at a recovery.
-    """
-    plain = _unwrap(function)
-    plain = getattr(plain, "__func__", plain)
-    # Closures made in a loop share their code: one entry serves them all, and none is kept alive.
-    key = (getattr(plain, "__code__", None) or type(plain), getattr(plain, "__annotations__", {}).get("return", Any))
-    decoder = _decoders.get(key)
-    if decoder is None:
-        try:
-            hints = typing.get_type_hints(plain if hasattr(plain, "__code__") else type(plain).__call__)
-        except NameError as error:
-            raise TypeError(
-                f"the return annotation of {plain!r} cannot be resolved ({error}): steps need types of module level"
-            ) from error
-        decoder = _decoders[key] = msgspec.json.Decoder(hints.get("return", Any))
-    return decoder
-
-
-_decoders: dict[tuple[Any, Any], msgspec.json.Decoder[Any]] = {}
+    async def _receive(self, name: str, choices: Sequence[str] | None, until: datetime | None) -> Received:
+        while (received := self._inbox.take(name, choices)) is None:
+            if until is not None and datetime.now(UTC) >= until:
+                return Received(name)
+            what: dict[str, Any] = {"signal": name, "after": self._inbox.last(name)}
+            if choices is not None:
+                what["choices"] = list(choices)
+            await self._rest.wait(what, until)
+        return received

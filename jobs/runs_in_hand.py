@@ -10,12 +10,14 @@ from functools import partial
 import structlog
 
 from howdah.jobs.app import App
-from howdah.jobs.execution import Execution, Stop
-from howdah.jobs.run import Engine
+from howdah.jobs.engine import Engine
+from howdah.jobs.execution import Execution
+from howdah.jobs.history import Finished
+from howdah.jobs.stop import Stop
 from howdah.sql.queue.calls import ClaimedRun
 from howdah.sql.queue.writer import RUNS_CHANNEL
 from howdah.sql.stream.writer import EVENTS_CHANNEL
-from howdah.sql.workflow.calls import ItemStatus
+from howdah.sql.workflow.calls import ItemStatus, Signal
 
 log = structlog.get_logger(__name__)
 
@@ -73,10 +75,15 @@ class RunsInHand:
         ahead = min(MAX_AHEAD, self._concurrency) if self._duration < BRIEF else 0
         return self._concurrency + ahead - len(self._running)
 
-    def take(self, claimed: Sequence[ClaimedRun], checkpoints: Mapping[int, Mapping[str, str | None]]) -> None:
-        """Start these runs, each with the outputs of its finished steps, as slots come free."""
+    def take(
+        self,
+        claimed: Sequence[ClaimedRun],
+        steps: Mapping[int, Mapping[str, Finished]],
+        signals: Mapping[int, Sequence[Signal]],
+    ) -> None:
+        """Start these runs, each with its finished steps and the signals that came, as slots come free."""
         for run in claimed:
-            execution = Execution(self._app, run, checkpoints.get(run.id, {}), self._engine)
+            execution = Execution(self._app, run, steps.get(run.id, {}), signals.get(run.id, ()), self._engine)
             self._running[run.id] = execution
             self._waiting.append(execution)
         self._start_waiting()
@@ -84,10 +91,8 @@ class RunsInHand:
     def cancel(self, runs: Iterable[int]) -> None:
         """Ask those of these runs that are here to stop."""
         for run_id in runs:
-            if (execution := self._running.get(run_id)) is not None and execution.stop is None:
-                execution.stop = Stop.CANCELLED
-                if execution.task is not None:
-                    execution.task.cancel()
+            if (execution := self._running.get(run_id)) is not None:
+                execution.end(Stop.CANCELLED)
 
     async def let_finish(self, seconds: float) -> None:
         """Forget what has not started: leaving gives it back. Let the rest end, and stop it after `seconds`."""

@@ -20,8 +20,8 @@ from howdah.jobs import maintenance
 from howdah.jobs.api_executor import ApiExecutor
 from howdah.jobs.app import App
 from howdah.jobs.claim_loop import ClaimLoop
+from howdah.jobs.engine import Engine
 from howdah.jobs.heart import Heart
-from howdah.jobs.run import Engine
 from howdah.jobs.runs_in_hand import RunsInHand
 from howdah.jobs.schedules import Scheduler
 from howdah.sql.notifier import Notifier
@@ -32,7 +32,8 @@ from howdah.sql.workflow.writer import run_writer
 log = structlog.get_logger(__name__)
 
 SYNC_THREADS = 32  # for functions that are not async
-POOL_SIZE = 4  # heartbeat, hints, what becomes due, and one for steps that use the pool
+POOL_SIZE = 4  # heartbeat, hints, what becomes due, schedules
+STEP_POOL_SIZE = 8  # for what runs ask the database themselves, and their transactions; opened as they do
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +105,14 @@ class Worker:
             # Claims and writes each keep one connection, and so one warm backend: among five it was a tenth slower.
             claim_pool = await stack.enter_async_context(make_pool(self._conninfo, max_size=1, check=False))
             write_pool = await stack.enter_async_context(make_pool(self._conninfo, max_size=1, check=False))
+            step_pool = await stack.enter_async_context(make_pool(self._conninfo, min_size=0, max_size=STEP_POOL_SIZE))
             notifier = Notifier(pool, self._app.cell)
             threads = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="howdah-step")
             stack.callback(threads.shutdown, wait=False, cancel_futures=True)
             api = self._api
             if api is None:
                 api = await stack.enter_async_context(ApiExecutor())
-            engine = Engine(pool, run_writer(write_pool), notifier, threads, api, self._resources)
+            engine = Engine(step_pool, run_writer(write_pool), notifier, threads, api, self._resources)
             await self._app.open_async(pool)
             async with pool.connection() as connection:
                 # Where no worker has been for long, today has no partition yet; from then on a periodic task cares.

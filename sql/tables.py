@@ -75,6 +75,7 @@ task = Table(
     Column("args_schema", JSONB, nullable=False),
     Column("description", Text, nullable=False),
     Column("paused", Boolean, nullable=False),
+    Column("newest", Text),
     _timestamp("updated_at"),
 )
 
@@ -105,6 +106,9 @@ run = Table(
     Column("worker_id", BigInteger),
     _timestamp("claimed_at", nullable=True),
     Column("error", JSONB),
+    Column("parent_id", BigInteger),
+    Column("parent_step", Text),
+    Column("awaits", JSONB),
 )
 
 schedule = Table(
@@ -156,6 +160,8 @@ run_history = Table(
     Column("finished_at", DateTime(timezone=True), primary_key=True),
     Column("output", JSONB),
     Column("error", JSONB),
+    Column("parent_id", BigInteger),
+    Column("parent_step", Text),
 )
 
 checkpoint = Table(
@@ -168,6 +174,7 @@ checkpoint = Table(
     Column("output", JSONB),
     _timestamp("started_at"),
     _timestamp("finished_at"),
+    Column("after", Text),
     Column("repeats", Integer, nullable=False),
 )
 

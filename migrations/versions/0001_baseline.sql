@@ -167,7 +167,9 @@ create table queue_depth (
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0
 );
 
--- What workers say they can run; the API reads names and argument schemas here, so both deploy apart.
+-- What workers say they can run; the API reads names and argument schemas here, so both deploy apart. A workflow's version
+-- is part of its name, 'name@2' from the second on, so that a worker never gets one that it lacks.
+--   newest  what the plain name of a task with versions stands for: the highest that was ever registered
 create table task (
     name text not null,
     kind text not null,
@@ -175,6 +177,7 @@ create table task (
     args_schema jsonb not null,
     description text not null default '',
     paused boolean not null default false,
+    newest text,
     updated_at timestamptz not null default now(),
     constraint task_pkey primary key (name),
     constraint task_kind_check check (kind in ('task', 'workflow'))
@@ -202,6 +205,8 @@ create table worker (
 --   retry       overrides its task's own strategy
 --   deaths      attempts that ended with their worker; deaths_alone: those where nothing else ran on that worker
 --   suspect     died more often than chance explains: it next runs alone
+--   parent_id, parent_step  the run, and the step of it, that wait for this one; null: nobody does
+--   awaits      of a waiting run: a JSON array of what it waits for, see waits_over. run_at: when it is woken at the latest
 create table run (
     id bigint not null,
     tenant_id text not null,
@@ -227,6 +232,9 @@ create table run (
     worker_id bigint,
     claimed_at timestamptz,
     error jsonb,
+    parent_id bigint,
+    parent_step text,
+    awaits jsonb,
     constraint run_pkey primary key (id),
     constraint run_args_check check (jsonb_typeof(args) = 'object'),
     constraint run_priority_check check (priority > -2147483648),
@@ -252,7 +260,10 @@ create index run_returned_idx on run (queue, tenant_id, task, (-priority), id)
 create index run_suspect_idx on run (queue, id) where state = 'queued' and suspect;
 -- The slots taken: counted against the limits, and searched for a dead worker's runs.
 create index run_running_idx on run (queue, tenant_id, worker_id) where state = 'running';
-create index run_due_idx on run (run_at) where state = 'scheduled';
+create index run_due_idx on run (run_at) where state in ('scheduled', 'waiting') and run_at is not null;
+create index run_child_idx on run (parent_id, parent_step) where parent_id is not null;
+-- Who is to be woken by a session's events.
+create index run_listening_idx on run (tenant_id, session_id) where state = 'waiting';
 create index run_blocked_idx on run (tenant_id, session_id, order_no) where state = 'blocked';
 create index run_deadline_idx on run (deadline)
     where deadline is not null and not (state = 'blocked' and on_failure = 'block');
@@ -323,10 +334,13 @@ create table run_history (
     finished_at timestamptz not null,
     output jsonb,
     error jsonb,
+    parent_id bigint,
+    parent_step text,
     constraint run_history_pkey primary key (id, finished_at),
     constraint run_history_state_check check (state in ('succeeded', 'failed', 'cancelled'))
 ) partition by range (finished_at);
 create index run_history_tenant_idx on run_history (tenant_id, id);
+create index run_history_child_idx on run_history (parent_id) where parent_id is not null;
 -- For operators: what failed, a small part of all; and what ended lately, which rows are written in the order of already.
 create index run_history_failed_idx on run_history (finished_at) where state = 'failed';
 create index run_history_finished_idx on run_history using brin (finished_at) with (autosummarize = on);
@@ -346,6 +360,11 @@ create table idempotency_key (
     autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 5000
 );
 create index idempotency_key_expires_idx on idempotency_key (expires_at);
+
+-- Runs to look at again: one was to be woken or cancelled while somebody else held its row. See tie_loose_ends.
+create table loose_end (
+    run_id bigint not null
+);
 
 -- How far the walks of sweep_queues have come: the key that each looked at last. One that came to its end has no row.
 create table sweep_walk (
@@ -433,7 +452,8 @@ begin
 end
 $$;
 
--- Cancels runs: at once where they are not running, else by asking their worker. An ordered session goes on without them.
+-- Cancels runs: at once where they are not running, else by asking their worker. A waiting workflow is woken, so that its
+-- code may tidy up. An ordered session goes on without them.
 -- p_tenant null: any tenant's (operators). status: cancelled | requested | finished | unknown.
 create function cancel_runs(p_tenant text, p_runs bigint[], p_reason text default 'cancelled', p_notify boolean default true)
 returns table (run_id bigint, status text)
@@ -443,14 +463,17 @@ as $$
 declare
     v_idle bigint[];
     v_running bigint[];
+    v_waiting bigint[];
 begin
     perform assert_read_committed();
     perform lock_ordered_sessions(
         array(select r.id from run as r where r.id = any (p_runs) and (p_tenant is null or r.tenant_id = p_tenant)), true);
-    select array_agg(l.id) filter (where l.state <> 'running'), array_agg(l.id) filter (where l.state = 'running')
-    into v_idle, v_running
+    select array_agg(l.id) filter (where l.state not in ('running', 'waiting') and not l.woken),
+           array_agg(l.id) filter (where l.state in ('running', 'waiting') or l.woken),
+           array_agg(l.id) filter (where l.state = 'waiting')
+    into v_idle, v_running, v_waiting
     from (
-        select r.id, r.state from run as r
+        select r.id, r.state, r.cancel_requested and r.state = 'queued' and r.attempt > 0 as woken from run as r
         where r.id = any (p_runs) and (p_tenant is null or r.tenant_id = p_tenant)
         order by r.id for no key update
     ) as l;
@@ -461,6 +484,9 @@ begin
             p_notify);
     end if;
     update run as r set cancel_requested = true where r.id = any (v_running);
+    if v_waiting is not null then
+        perform wake_runs(v_waiting);
+    end if;
     if p_notify and v_running is not null then
         perform pg_notify(current_schema() || '.cancels', '');
     end if;
@@ -961,11 +987,11 @@ begin
 end
 $$;
 
--- Drops one day of history or of checkpoints that is older than p_keep: call it until it answers nothing. One a call,
+-- Drops one day of history, of checkpoints or of signals that is older than p_keep: call it until it answers nothing. One a call,
 -- because a drop locks the whole table until its transaction ends.
 --   dropped  false: somebody reads or writes the table right now. It waits a fifth of a second at most, because
 --            everybody else would wait behind it; the day stays for the next time.
--- A day of checkpoints goes once no run that was enqueued on it is live, or in history: such a run may be requeued, and
+-- A day of checkpoints or signals goes once no run that was enqueued on it is live, or in history: such a run may be requeued, and
 -- goes on from its last finished step. Today stays, whatever p_keep is.
 create function drop_partitions(p_keep interval) returns table (partition text, dropped boolean)
 language plpgsql
@@ -986,7 +1012,7 @@ begin
                case when c.relname ~ '_\d{8}$' then right(c.relname, 8)::date end as day
         from pg_inherits as i
         join pg_class as c on c.oid = i.inhrelid
-        where i.inhparent in ('run_history'::regclass, 'checkpoint'::regclass)
+        where i.inhparent in ('run_history'::regclass, 'checkpoint'::regclass, 'signal'::regclass)
     ) as d
     where d.day < v_before
       and (d.is_history
@@ -1082,6 +1108,8 @@ $$;
 --   p_deadlines  when the run has failed if it has not ended; null: never
 --   p_retries    JSON objects that override the task's own retry strategy; null: none
 --   p_windows    how long an idempotency key is remembered; null: a day
+--   p_parent, p_parent_step  the run, and its step, that waits for all of these: see spawn_children
+-- A task that has versions means the newest, unless one is named: 'name@2'.
 -- status: created | existing (same key, same task and arguments: its run is returned)
 --         | conflict (same key, other task or arguments) | not_unique | unknown_tenant
 --         | queue_full (its queue caps what may wait there); a bad item fails alone.
@@ -1099,7 +1127,9 @@ create function enqueue_runs(
     p_deadlines timestamptz[] default null,
     p_retries text[] default null,
     p_windows interval[] default null,
-    p_notify boolean default true
+    p_notify boolean default true,
+    p_parent bigint default null,
+    p_parent_step text default null
 ) returns table (ord bigint, run_id bigint, status text)
 language plpgsql
 set enable_hashjoin = off
@@ -1110,6 +1140,7 @@ declare
     v_now timestamptz := engine_now();
     v_ids bigint[];
     v_queues text[];
+    v_tasks text[];
     v_status text[];
     v_order_nos bigint[];
     v_heads boolean[];
@@ -1125,8 +1156,9 @@ begin
 
     select array_agg(next_run_id() order by i.ord),
            array_agg(coalesce(i.queue, t.queue, 'default') order by i.ord),
+           array_agg(coalesce(t.newest, i.task) order by i.ord),
            array_agg(case when tn.id is null then 'unknown_tenant' else 'created' end order by i.ord)
-    into v_ids, v_queues, v_status
+    into v_ids, v_queues, v_tasks, v_status
     from unnest(p_tenants, p_tasks, p_queues) with ordinality as i(tenant, task, queue, ord)
     left join task as t on t.name = i.task
     left join tenant as tn on tn.id = i.tenant;
@@ -1183,12 +1215,12 @@ begin
 
     with inserted as (
         insert into run (id, tenant_id, queue, task, state, priority, session_id, unique_key, args, run_at, order_no,
-                         on_failure, deadline, retry)
+                         on_failure, deadline, retry, parent_id, parent_step)
         select i.id, i.tenant, i.queue, i.task,
                case when not i.head then 'blocked' when i.run_at > v_now then 'scheduled' else 'queued' end,
                coalesce(i.priority, 0), i.session, i.unique_key, i.args::jsonb, i.run_at, i.order_no,
-               case when i.order_no is not null then i.kind end, i.deadline, i.retry::jsonb
-        from unnest(v_ids, p_tenants, v_queues, p_tasks, p_priorities, p_sessions, p_unique, p_args, p_run_ats, v_status,
+               case when i.order_no is not null then i.kind end, i.deadline, i.retry::jsonb, p_parent, p_parent_step
+        from unnest(v_ids, p_tenants, v_queues, v_tasks, p_priorities, p_sessions, p_unique, p_args, p_run_ats, v_status,
                     v_order_nos, v_heads, p_orders, p_deadlines, p_retries)
             with ordinality as i(id, tenant, queue, task, priority, session, unique_key, args, run_at, status,
                                  order_no, head, kind, deadline, retry, ord)
@@ -1513,7 +1545,8 @@ end
 $$;
 
 -- Moves live runs to history in their final state, and lets their ordered sessions go on: not past a failed run that says
--- that they wait for it. The caller holds the locks of the runs and of their ordered sessions, has checked the attempts,
+-- that they wait for it. Their parents are woken where they waited for them, their own children cancelled.
+-- The caller holds the locks of the runs and of their ordered sessions, has checked the attempts,
 -- and has freed their slots, before any lane is made: see free_slots.
 create function finish_runs(p_runs bigint[], p_states text[], p_outputs jsonb[], p_errors jsonb[],
                             p_notify boolean default true) returns void
@@ -1529,6 +1562,8 @@ declare
     v_head_tenants text[];
     v_sessions text[];
     v_nos bigint[];
+    v_parents bigint[];
+    v_orphans bigint[];
 begin
     with gone as (
         delete from run as r
@@ -1536,13 +1571,19 @@ begin
         where r.id = f.id
         returning r.id, r.tenant_id, r.queue, r.task, f.state, r.priority, r.session_id, r.args, r.attempt,
                   r.failures + (f.state = 'failed')::integer as failures, r.deaths, r.deaths_alone, r.order_no,
-                  r.on_failure, r.retry, r.worker_id, r.claimed_at, f.output, coalesce(f.error, r.error) as error
+                  r.on_failure, r.retry, r.worker_id, r.claimed_at, f.output, coalesce(f.error, r.error) as error,
+                  r.parent_id, r.parent_step
+    ),
+    moved as (
+        insert into run_history (id, tenant_id, queue, task, state, priority, session_id, args, attempt, failures, deaths,
+                                 deaths_alone, order_no, on_failure, retry, worker_id, claimed_at, finished_at, output,
+                                 error, parent_id, parent_step)
+        select g.id, g.tenant_id, g.queue, g.task, g.state, g.priority, g.session_id, g.args, g.attempt, g.failures,
+               g.deaths, g.deaths_alone, g.order_no, g.on_failure, g.retry, g.worker_id, g.claimed_at, v_now, g.output,
+               g.error, g.parent_id, g.parent_step
+        from gone as g
     )
-    insert into run_history (id, tenant_id, queue, task, state, priority, session_id, args, attempt, failures, deaths,
-                             deaths_alone, order_no, on_failure, retry, worker_id, claimed_at, finished_at, output, error)
-    select g.id, g.tenant_id, g.queue, g.task, g.state, g.priority, g.session_id, g.args, g.attempt, g.failures,
-           g.deaths, g.deaths_alone, g.order_no, g.on_failure, g.retry, g.worker_id, g.claimed_at, v_now, g.output, g.error
-    from gone as g;
+    select array_agg(distinct g.parent_id) into v_parents from gone as g where g.parent_id is not null;
 
     -- Most installations have none, and need not read again what was written.
     if exists (select from ordered_session) then
@@ -1553,6 +1594,16 @@ begin
         where h.order_no is not null and not (h.state = 'failed' and h.on_failure = 'block');
         if v_heads is not null then
             perform advance_sessions(v_heads, v_head_tenants, v_sessions, v_nos, p_notify);
+        end if;
+    end if;
+
+    if v_parents is not null then
+        perform wake_waiting(v_parents);
+    end if;
+    if exists (select from run where parent_id is not null) then
+        v_orphans := array(select c.id from run as c where c.parent_id = any (p_runs));
+        if v_orphans <> '{}' then
+            perform cancel_orphans(v_orphans, p_notify);
         end if;
     end if;
 end
@@ -2098,7 +2149,7 @@ begin
 end
 $$;
 
--- Makes the day partitions of history and checkpoints from today to p_days ahead. Called by maintenance, any number
+-- Makes the day partitions of history, checkpoints and signals from today to p_days ahead. Called by maintenance, any number
 -- of times. A partition is built apart and attached: that leaves the parent alone, but locks the default partition, so a
 -- day that cannot have it within a fifth of a second is left for the next call. Longer, and whoever comes after would
 -- wait too, behind a dump say.
@@ -2125,7 +2176,8 @@ begin
         v_next := v_day + 1;
         for v_parent, v_from, v_to in values
             ('run_history', (v_day::timestamp at time zone 'utc')::text, (v_next::timestamp at time zone 'utc')::text),
-            ('checkpoint', first_run_id(v_day)::text, first_run_id(v_next)::text)
+            ('checkpoint', first_run_id(v_day)::text, first_run_id(v_next)::text),
+            ('signal', first_run_id(v_day)::text, first_run_id(v_next)::text)
         loop
             v_name := v_parent || to_char(v_day, '_YYYYMMDD');
             continue when to_regclass(v_name) is not null;
@@ -2164,6 +2216,16 @@ as $$
         description = excluded.description, updated_at = excluded.updated_at
     where (t.kind, t.queue, t.args_schema, t.description)
         is distinct from (excluded.kind, excluded.queue, excluded.args_schema, excluded.description);
+
+    -- The plain name of versions is there without a worker that has the first.
+    insert into task as t (name, kind, queue, args_schema, description, updated_at, newest)
+    select distinct on (split_part(i.name, '@', 1)) split_part(i.name, '@', 1), i.kind, i.queue, i.args_schema::jsonb,
+           i.description, engine_now(), i.name
+    from unnest(p_names, p_kinds, p_queues, p_schemas, p_descriptions) as i(name, kind, queue, args_schema, description)
+    where i.name ~ '^[^@]+@[0-9]+$'
+    order by split_part(i.name, '@', 1), split_part(i.name, '@', 2)::integer desc
+    on conflict (name) do update set newest = excluded.newest, updated_at = excluded.updated_at
+    where split_part(excluded.newest, '@', 2)::integer > coalesce(nullif(split_part(t.newest, '@', 2), '')::integer, 1);
 $$;
 
 -- A worker announces itself; its id goes into every claim. p_tasks: what it can run; empty: it does not say.
@@ -2301,10 +2363,10 @@ begin
         end if;
         with live as (
             insert into run (id, tenant_id, queue, task, state, fresh, priority, session_id, args, attempt, error, order_no,
-                             on_failure, retry)
+                             on_failure, retry, parent_id, parent_step)
             select b.id, b.tenant_id, b.queue, b.task, case when not v_heads[i.ord] then 'blocked' else 'queued' end, false,
                    b.priority, b.session_id, b.args, b.attempt, b.error, v_nos[i.ord],
-                   case when v_nos[i.ord] is not null then b.on_failure end, b.retry
+                   case when v_nos[i.ord] is not null then b.on_failure end, b.retry, b.parent_id, b.parent_step
             from generate_subscripts(v_back, 1) as i(ord)
             cross join lateral (select (v_back[i.ord]).*) as b
             returning id, queue, tenant_id, task, state
@@ -2858,7 +2920,7 @@ as $$
 $$;
 
 -- Deletes what is older than p_keep from the default partitions, where days land that nobody prepared: p_limit rows of
--- each at most. Checkpoints stay as long as their run is live or in history. Returns how many rows went.
+-- each at most. Checkpoints and signals stay as long as their run is live or in history. Returns how many rows went.
 create function trim_default_partitions(p_keep interval, p_limit integer default 10000) returns table (trimmed integer)
 language plpgsql
 set enable_hashjoin = off
@@ -2870,6 +2932,7 @@ declare
     v_first_id bigint := first_run_id((v_before at time zone 'utc')::date);
     v_runs integer;
     v_checkpoints integer;
+    v_signals integer;
 begin
     -- Nothing finishes before the time in its id: what is old enough has a lesser one.
     delete from run_history_default as h
@@ -2892,7 +2955,19 @@ begin
            for update skip locked) as o
     where c.run_id = o.run_id and c.step = o.step;
     get diagnostics v_checkpoints = row_count;
-    return query select v_runs + v_checkpoints;
+
+    delete from signal_default as s
+    using (select o.run_id, o.name, o.no from signal_default as o
+           where o.run_id < v_first_id
+             and not exists (select from run as r where r.id = o.run_id)
+             and not exists (select from run_history as h
+                             where h.id = o.run_id and h.finished_at >= run_created_at(o.run_id))
+           order by o.run_id
+           limit p_limit
+           for update skip locked) as o
+    where s.run_id = o.run_id and s.name = o.name and s.no = o.no;
+    get diagnostics v_signals = row_count;
+    return query select v_runs + v_checkpoints + v_signals;
 end
 $$;
 
@@ -2977,7 +3052,7 @@ begin
 end
 $$;
 
--- Queues scheduled runs whose time has come, p_limit at most. Answers how many, and when the next one is due.
+-- Queues scheduled and waiting runs whose time has come, p_limit at most. Answers how many, and when the next one is due.
 create function wake_due_runs(p_limit integer default 1000, p_notify boolean default true)
 returns table (woken integer, next_at timestamptz)
 language plpgsql
@@ -2995,13 +3070,13 @@ begin
     perform assert_read_committed();
     with due as (
         select r.id from run as r
-        where r.state = 'scheduled' and r.run_at <= v_now
+        where r.state in ('scheduled', 'waiting') and r.run_at <= v_now
         order by r.run_at
         limit p_limit
         for no key update skip locked
     ),
     woken as (
-        update run as r set state = 'queued', fresh = false from due as d where r.id = d.id
+        update run as r set state = 'queued', fresh = false, awaits = null from due as d where r.id = d.id
         returning r.queue, r.tenant_id, r.task
     )
     select array_agg(w.queue), array_agg(w.tenant_id), array_agg(w.task) into v_queues, v_tenants, v_tasks from woken as w;
@@ -3012,7 +3087,7 @@ begin
         end if;
     end if;
     return query
-    select coalesce(cardinality(v_queues), 0), (select min(r.run_at) from run as r where r.state = 'scheduled');
+    select coalesce(cardinality(v_queues), 0), (select min(r.run_at) from run as r where r.state in ('scheduled', 'waiting') and r.run_at is not null);
 end
 $$;
 
@@ -3360,11 +3435,65 @@ create table checkpoint (
     output jsonb,
     started_at timestamptz not null,
     finished_at timestamptz not null,
+    -- The step that had finished last, in the same branch of the code, when this one was asked for: '' if none had. A later
+    -- attempt whose code asks for it after another one contradicts its history. Null: it was asked for by another step.
+    after text,
     -- How often a later attempt finished this step again although its output was on disk. Anything but 0 is a bug.
     repeats integer not null default 0,
     constraint checkpoint_pkey primary key (run_id, step)
 ) partition by range (run_id);
 create table checkpoint_default partition of checkpoint default;
+
+-- What was sent to a run, by name, numbered 1, 2, 3 … in the order of arrival. Kept as long as its checkpoints are.
+create table signal (
+    run_id bigint not null,
+    name text not null,
+    no integer not null,
+    tenant_id text not null,
+    payload jsonb not null,
+    key text,
+    sent_at timestamptz not null,
+    constraint signal_pkey primary key (run_id, name, no)
+) partition by range (run_id);
+create unique index signal_key_idx on signal (run_id, key) where key is not null;
+create table signal_default partition of signal default;
+
+-- Cancels these runs, whose parent is over: at once where they are not running, else by asking their worker. Nothing is
+-- waited for: those that somebody else holds become loose ends.
+create function cancel_orphans(p_runs bigint[], p_notify boolean) returns void
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_held bigint[];
+    v_idle bigint[];
+    v_running bigint[];
+begin
+    select array_agg(l.id), array_agg(l.id) filter (where l.state <> 'running'),
+           array_agg(l.id) filter (where l.state = 'running' and not l.cancel_requested)
+    into v_held, v_idle, v_running
+    from (select r.id, r.state, r.cancel_requested from run as r
+          where r.id = any (lock_ordered_sessions(p_runs, false))
+          order by r.id
+          for no key update skip locked) as l;
+    if v_idle is not null then
+        perform finish_runs(
+            v_idle, array_fill('cancelled'::text, array[cardinality(v_idle)]), null,
+            array_fill('{"type": "Cancelled", "message": "its parent is over"}'::jsonb, array[cardinality(v_idle)]),
+            p_notify);
+    end if;
+    if v_running is not null then
+        update run as r set cancel_requested = true where r.id = any (v_running);
+        if p_notify then
+            perform pg_notify(current_schema() || '.cancels', '');
+        end if;
+    end if;
+    insert into loose_end (run_id)
+    select r.id from run as r where r.id = any (p_runs) and r.id <> all (coalesce(v_held, '{}'));
+end
+$$;
 
 -- What a worker has to say about its runs, in one transaction: checkpoints, events and outcomes, one an array position.
 --   p_kinds     checkpoint | event | outcome
@@ -3373,8 +3502,10 @@ create table checkpoint_default partition of checkpoint default;
 --               retry       again at p_times, counted as a failure; the body is the error
 --               reschedule  again at p_times, not a failure (an outside API asked to wait)
 --               release     again at once, not a failure (the worker is stopping)
+--               wait        asleep until something comes (the body: see waits_over), at p_times at the latest; the key
+--                           'session' where it waits for events
 --   p_bodies    JSON as text
---   p_keys      an event's producer key: a repeat changes nothing | a retry's change, as JSON text: {"priority", "queue"}, both
+--   p_keys      the step that a step came after, see checkpoint.after | an event's producer key: a repeat changes nothing | a retry's change, as JSON text: {"priority", "queue"}, both
 --               optional; the run keeps it
 --   p_times     when a step started | when an event happened | when the run is due again
 -- status, an item:
@@ -3382,6 +3513,8 @@ create table checkpoint_default partition of checkpoint default;
 --   stale     the attempt is over: another one has the run, or it has ended. Nothing was written.
 --   busy      somebody else holds the run or its session. Nothing of this run was written; send it again.
 --   repeated  a later attempt finished a step whose output was already on disk. The first output stays.
+--   ready     of a wait: what it waits for has come. It was not put to rest, and goes on.
+--   cancelled of a wait: somebody asked to cancel the run. It was not put to rest, and should end.
 -- Locks in the engine's order: session, run, lane, each sorted; sessions and runs are skipped when held, so that one
 -- slow caller stalls nobody else in the batch.
 create function flush(
@@ -3416,7 +3549,12 @@ declare
     v_tasks text[];
     v_ordered bigint[];
     v_moved text[];  -- queues that retries name
+    v_children boolean;
+    v_waits bigint[];
+    v_ready bigint[];
+    v_cancelled bigint[];
     v_events boolean := 'event' = any (p_kinds);
+    v_listens boolean := 'wait' = any (p_names) and 'session' = any (p_keys);
 begin
     perform assert_read_committed();
 
@@ -3427,9 +3565,10 @@ begin
         insert into queue (name) select q from unnest(v_moved) as q order by q on conflict do nothing;
     end if;
 
-    if v_events then
+    if v_events or v_listens then
         v_busy := lock_run_sessions(array(
-            select distinct i.run_id from unnest(p_runs, p_kinds) as i(run_id, kind) where i.kind = 'event'));
+            select distinct i.run_id from unnest(p_runs, p_kinds, p_names, p_keys) as i(run_id, kind, name, key)
+            where i.kind = 'event' or i.kind = 'outcome' and i.name = 'wait' and i.key = 'session'));
     end if;
 
     -- Run by run: told by its statistics that hardly any is running, the planner would read them all and compare each with
@@ -3438,11 +3577,11 @@ begin
         select distinct run_id, attempt from unnest(p_runs, p_attempts) as i(run_id, attempt)
     )
     select coalesce(array_agg(l.id), '{}'), array_agg(l.id) filter (where l.order_no is not null),
-           (select count(*) from wanted), array_agg(l.queue), array_agg(l.tenant_id)
-    into v_mine, v_ordered, v_wanted, v_slot_queues, v_slot_tenants
+           (select count(*) from wanted), array_agg(l.queue), array_agg(l.tenant_id), bool_or(l.parent_id is not null)
+    into v_mine, v_ordered, v_wanted, v_slot_queues, v_slot_tenants, v_children
     from (select * from wanted order by run_id) as i
     cross join lateral (
-        select r.id, r.order_no, r.queue, r.tenant_id
+        select r.id, r.order_no, r.queue, r.tenant_id, r.parent_id
         from run as r
         where r.id = i.run_id and r.attempt = i.attempt and r.claimed_at is not null and r.id <> all (v_busy)
         for no key update of r skip locked
@@ -3451,6 +3590,13 @@ begin
     -- An ordered run ends under its session's lock. That is taken late, but never waited for.
     if v_ordered is not null then
         v_mine := lock_ordered_sessions(v_mine, false);
+    end if;
+    if v_children and 'outcome' = any (p_kinds) then
+        v_mine := array(
+            select m from unnest(v_mine) as m
+            where m <> all (array(select i.run_id from unnest(p_runs, p_kinds) as i(run_id, kind) where i.kind = 'outcome'))
+               or m = any (lock_parents(array(
+                        select i.run_id from unnest(p_runs, p_kinds) as i(run_id, kind) where i.kind = 'outcome'))));
     end if;
 
     if cardinality(v_mine) < v_wanted then
@@ -3470,10 +3616,10 @@ begin
 
     if 'checkpoint' = any (p_kinds) then
         with written as (
-            insert into checkpoint as c (run_id, step, tenant_id, attempt, output, started_at, finished_at)
-            select i.run_id, i.step, r.tenant_id, i.attempt, i.body::jsonb, coalesce(i.at, v_now), v_now
-            from unnest(v_live, p_attempts, p_kinds, p_names, p_bodies, p_times)
-                as i(run_id, attempt, kind, step, body, at)
+            insert into checkpoint as c (run_id, step, tenant_id, attempt, output, started_at, finished_at, after)
+            select i.run_id, i.step, r.tenant_id, i.attempt, i.body::jsonb, coalesce(i.at, v_now), v_now, i.after
+            from unnest(v_live, p_attempts, p_kinds, p_names, p_bodies, p_times, p_keys)
+                as i(run_id, attempt, kind, step, body, at, after)
             join run as r on r.id = i.run_id
             where i.kind = 'checkpoint'
             on conflict (run_id, step) do update
@@ -3490,6 +3636,20 @@ begin
         from unnest(v_live, p_kinds, p_names, p_bodies, p_keys, p_times)
             with ordinality as i(run_id, kind, name, body, key, at, ord)
         where i.kind = 'event' and i.run_id is not null;
+    end if;
+
+    if 'wait' = any (p_names) then
+        select array_agg(i.run_id), waits_over(array_agg(i.run_id), array_agg(i.body::jsonb), array_agg(i.at))
+        into v_waits, v_ready
+        from unnest(v_live, p_kinds, p_names, p_bodies, p_times) as i(run_id, kind, name, body, at)
+        where i.kind = 'outcome' and i.name = 'wait' and i.run_id is not null;
+        select array_agg(r.id) into v_cancelled from run as r where r.id = any (v_waits) and r.cancel_requested;
+        update run as r
+        set state = 'waiting', run_at = i.at, awaits = i.body::jsonb, fresh = false, suspect = false, worker_id = null,
+            claimed_at = null
+        from unnest(v_live, p_kinds, p_names, p_bodies, p_times) as i(run_id, kind, name, body, at)
+        where i.kind = 'outcome' and i.name = 'wait' and r.id = i.run_id
+          and r.id <> all (coalesce(v_ready, '{}')) and r.id <> all (coalesce(v_cancelled, '{}'));
     end if;
 
     if 'outcome' = any (p_kinds) then
@@ -3541,21 +3701,374 @@ begin
     return query
     select i.ord,
            case when i.kind = 'checkpoint' and i.run_id || '/' || i.name = any (v_repeated) then 'repeated'
+                when i.kind = 'outcome' and i.name = 'wait' and i.run_id = any (v_cancelled) then 'cancelled'
+                when i.kind = 'outcome' and i.name = 'wait' and i.run_id = any (v_ready) then 'ready'
                 else i.status end
     from unnest(v_live, p_kinds, p_names, v_status) with ordinality as i(run_id, kind, name, status, ord)
     order by i.ord;
 end
 $$;
 
--- The outputs of the finished steps of these runs, in the order in which they finished.
-create function read_checkpoints(p_runs bigint[])
-returns table (run_id bigint, step text, output text, attempt integer, started_at timestamptz, finished_at timestamptz)
+-- A new run with the task, the arguments and the first p_steps finished steps of another one, live or over: it goes on
+-- from there. Of a workflow that runs steps side by side, the first are those that finished first.
+--   p_task   another task or version to try them on; null: the same
+-- p_tenant null: any tenant's (operators). It has no session and no order: readers of the old one see nothing of it.
+create function fork_run(p_tenant text, p_run bigint, p_steps integer, p_task text default null,
+                         p_notify boolean default true)
+returns table (run_id bigint)
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_old record;
+    v_id bigint;
+    v_status text;
+begin
+    perform assert_read_committed();
+    select o.* into v_old
+    from (select r.tenant_id, r.task, r.args, r.queue, r.priority, r.retry from run as r where r.id = p_run
+          union all
+          select h.tenant_id, h.task, h.args, h.queue, h.priority, h.retry from run_history as h
+          where h.id = p_run and h.finished_at >= run_created_at(p_run)) as o
+    where p_tenant is null or o.tenant_id = p_tenant;
+    if not found then
+        raise exception 'run % is unknown', p_run using errcode = 'HW002';
+    end if;
+    if p_steps < 0 then
+        raise exception 'a run cannot be forked from step %', p_steps
+            using errcode = 'HW016', hint = 'say how many finished steps the new run shall keep: 0 or more';
+    end if;
+    select e.run_id, e.status into v_id, v_status
+    from enqueue_runs(array[v_old.tenant_id], array[coalesce(p_task, v_old.task)], array[v_old.args::text],
+                      array[v_old.queue], p_priorities => array[v_old.priority], p_retries => array[v_old.retry::text],
+                      p_notify => p_notify) as e;
+    if v_id is null then
+        raise exception 'the fork of run % was refused: %', p_run, v_status
+            using errcode = case v_status when 'queue_full' then 'HW018' else 'HW004' end;
+    end if;
+    insert into checkpoint (run_id, step, tenant_id, attempt, output, started_at, finished_at, after)
+    select v_id, c.step, c.tenant_id, 1, c.output, c.started_at, c.finished_at, c.after
+    from checkpoint as c
+    where c.run_id = p_run
+    order by c.finished_at, c.step
+    limit p_steps;
+    -- Its first attempt is the other's: the next one reads what it finished.
+    update run as r set attempt = 1 where r.id = v_id;
+    return query select v_id;
+end
+$$;
+
+-- Locks the parents of these runs, which are to end: that tells a parent whether to go on waiting. Returns those of the runs
+-- that may end now: nothing is waited for, and one whose parent somebody else holds is left out.
+create function lock_parents(p_runs bigint[]) returns bigint[]
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_held bigint[];
+begin
+    select coalesce(array_agg(l.id), '{}') into v_held
+    from (select p.id from run as p
+          where p.id = any (array(select distinct c.parent_id from run as c
+                                  where c.id = any (p_runs) and c.parent_id is not null))
+          order by p.id
+          for no key update skip locked) as l;
+    return array(
+        select c.id from run as c
+        where c.id = any (p_runs)
+          and (c.parent_id is null or c.parent_id = any (v_held)
+               or not exists (select from run as p where p.id = c.parent_id)));
+end
+$$;
+
+-- One finished step.
+create function read_checkpoint(p_run bigint, p_step text)
+returns table (run_id bigint, step text, output text, attempt integer, started_at timestamptz, finished_at timestamptz,
+               after text)
 language sql stable
 as $$
-    select c.run_id, c.step, c.output::text, c.attempt, c.started_at, c.finished_at
+    select c.run_id, c.step, c.output::text, c.attempt, c.started_at, c.finished_at, c.after
     from checkpoint as c
-    where c.run_id = any (p_runs)
-    order by c.run_id, c.finished_at, c.step
+    where c.run_id = p_run and c.step = p_step
+$$;
+
+-- A page of the outputs of these runs' finished steps, by run and step: after p_after_run and p_after_step, p_limit at most.
+create function read_checkpoints(p_runs bigint[], p_after_run bigint default 0, p_after_step text default '',
+                                 p_limit integer default 10000)
+returns table (run_id bigint, step text, output text, attempt integer, started_at timestamptz, finished_at timestamptz,
+               after text)
+language sql stable
+as $$
+    select c.run_id, c.step, c.output::text, c.attempt, c.started_at, c.finished_at, c.after
+    from checkpoint as c
+    where c.run_id = any (p_runs) and (c.run_id, c.step) > (p_after_run, p_after_step)
+    order by c.run_id, c.step
+    limit p_limit
+$$;
+
+-- What became of these runs; no row for one that is live.
+create function read_outcomes(p_runs bigint[]) returns table (run_id bigint, state text, output text, error text)
+language sql stable
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+    select h.id, h.state, h.output::text, h.error::text
+    from run_history as h
+    where h.id = any (p_runs)
+      and h.finished_at >= (select run_created_at(min(i)) from unnest(p_runs) as i)
+$$;
+
+-- What was sent to these runs, in the order of arrival.
+create function read_signals(p_runs bigint[]) returns table (run_id bigint, name text, no integer, payload text)
+language sql stable
+as $$
+    select s.run_id, s.name, s.no, s.payload::text
+    from signal as s
+    where s.run_id = any (p_runs)
+    order by s.run_id, s.name, s.no
+$$;
+
+-- Sends signals to runs, one an array position: a name, a JSON payload as text, and a key that makes a repeat harmless
+-- (null: none). One that is sent before its run awaits it waits for the run.
+-- p_tenant null: any tenant's (operators). status: sent | existing (the key was sent to the run before) | finished | unknown
+--   | not_a_choice (the run waits for it, and this payload is none of its choices); a bad item fails alone.
+create function send_signals(p_tenant text, p_runs bigint[], p_names text[], p_payloads text[],
+                             p_keys text[] default null)
+returns table (ord bigint, run_id bigint, status text)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_live bigint[];
+    v_status text[];
+begin
+    perform assert_read_committed();
+    select array_agg(l.id) into v_live
+    from (select r.id from run as r
+          where r.id = any (p_runs) and (p_tenant is null or r.tenant_id = p_tenant)
+          order by r.id
+          for no key update) as l;
+
+    -- In a statement of its own: it sees what was sent before the locks were taken.
+    with item as materialized (
+        select i.run_id, i.name, i.payload::jsonb as payload, i.key, i.ord, r.id is not null as live, r.tenant_id,
+               r.state = 'waiting' and exists (
+                   select from jsonb_array_elements(r.awaits) as a
+                   where a ->> 'signal' = i.name and a ? 'choices'
+                     and not coalesce(
+                         a -> 'choices' ? case when jsonb_typeof(i.payload::jsonb) = 'object' then i.payload::jsonb ->> 'choice'
+                                               else i.payload::jsonb #>> '{}' end, false)) as no_choice,
+               i.key is not null
+               and (exists (select from signal as s where s.run_id = i.run_id and s.key = i.key)
+                    or row_number() over (partition by i.run_id, i.key order by i.ord) > 1) as seen
+        from unnest(p_runs, p_names, p_payloads, p_keys) with ordinality as i(run_id, name, payload, key, ord)
+        left join run as r on r.id = i.run_id and r.id = any (v_live)
+    ),
+    sent as (
+        insert into signal (run_id, name, no, tenant_id, payload, key, sent_at)
+        select i.run_id, i.name,
+               coalesce((select max(s.no) from signal as s where s.run_id = i.run_id and s.name = i.name), 0)
+               + row_number() over (partition by i.run_id, i.name order by i.ord),
+               i.tenant_id, i.payload, i.key, engine_now()
+        from item as i
+        where i.live and not i.seen and not i.no_choice
+    )
+    select array_agg(
+        case when i.live then case when i.seen then 'existing' when i.no_choice then 'not_a_choice' else 'sent' end
+             when exists (select from run_history as h
+                          where h.id = i.run_id and h.finished_at >= run_created_at(i.run_id)
+                            and (p_tenant is null or h.tenant_id = p_tenant)) then 'finished'
+             else 'unknown' end order by i.ord)
+    into v_status
+    from item as i;
+
+    perform wake_runs(waits_over(v_live));
+    return query
+    select i.ord, i.run_id, i.status
+    from unnest(p_runs, v_status) with ordinality as i(run_id, status, ord)
+    order by i.ord;
+end
+$$;
+
+-- Enqueues child runs of a step of a running run and keeps their ids as that step's output, in one transaction: all are
+-- there, or none. They go to the parent's tenant, and have its deadline.
+--   p_attempt  the parent's fencing token; refused (HW001) when it is an old one
+--   p_step     a part of the step's children, whose ids are kept under this name; p_group: the step, which awaits all parts
+-- Returns the children's ids, in order: those of before where the step has spawned already.
+create function spawn_children(p_run bigint, p_attempt integer, p_step text, p_group text, p_tasks text[], p_args text[],
+                               p_queues text[] default null, p_notify boolean default true)
+returns table (child_ids bigint[])
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_run run;
+    v_ids bigint[];
+    v_bad text;
+    v_count integer := cardinality(p_tasks);
+begin
+    perform assert_read_committed();
+    select r.* into v_run from run as r
+    where r.id = p_run and r.attempt = p_attempt and r.claimed_at is not null
+    for no key update;
+    if not found then
+        raise exception 'attempt % of run % is over: it can have no more children', p_attempt, p_run
+            using errcode = 'HW001', hint = 'stop: another attempt has the run, or it has ended';
+    end if;
+    select array(select jsonb_array_elements_text(c.output -> 'children')::bigint) into v_ids
+    from checkpoint as c where c.run_id = p_run and c.step = p_step;
+    if not found then
+        select array_agg(e.run_id order by e.ord), min(e.status) filter (where e.status <> 'created')
+        into v_ids, v_bad
+        from enqueue_runs(
+            array_fill(v_run.tenant_id, array[v_count]), p_tasks, p_args, p_queues,
+            p_deadlines => array_fill(v_run.deadline, array[v_count]), p_notify => p_notify,
+            p_parent => p_run, p_parent_step => p_group) as e;
+        if v_bad is not null then
+            raise exception 'run % can have no such children: %', p_run, v_bad
+                using errcode = case v_bad when 'queue_full' then 'HW018' else 'HW004' end,
+                      hint = 'the children''s queue may be full: try again later';
+        end if;
+        insert into checkpoint (run_id, step, tenant_id, attempt, output, started_at, finished_at)
+        values (p_run, p_step, v_run.tenant_id, p_attempt, jsonb_build_object('children', to_jsonb(v_ids)), engine_now(),
+                engine_now());
+    end if;
+    return query select v_ids;
+end
+$$;
+
+-- Looks again at runs that were to be woken or cancelled while somebody else held them, p_limit at most; those that are
+-- still held stay. Workers call it each second. Returns how many it looked at.
+create function tie_loose_ends(p_limit integer default 1000, p_notify boolean default true) returns table (tied integer)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+    v_runs bigint[];
+begin
+    perform assert_read_committed();
+    with taken as (
+        delete from loose_end as l
+        using (select o.ctid as place from loose_end as o limit p_limit for update skip locked) as o
+        where l.ctid = o.place
+        returning l.run_id
+    )
+    select array_agg(distinct t.run_id) into v_runs from taken as t;
+    if v_runs is not null then
+        perform cancel_orphans(array(
+            select r.id from run as r
+            where r.id = any (v_runs) and r.parent_id is not null
+              and not exists (select from run as p where p.id = r.parent_id)), p_notify);
+        perform wake_waiting(v_runs);
+    end if;
+    return query select coalesce(cardinality(v_runs), 0);
+end
+$$;
+
+-- Those of these runs that need not wait, or not any longer. The caller holds their locks, taken in an earlier statement.
+--   p_awaits, p_untils  what they would wait for, and until when at the latest; null: what they wait for now
+-- What a run waits for is an array of these, and one that has come is enough:
+--   {"sleep": step}               its time, which is run_at
+--   {"signal": name, "after": n}  a signal of that name after number n; "choices": what its payload, or the payload's
+--                                 "choice", may be
+--   {"children": step}            no child of that step is live
+--   {"events": n, "types": [...]} an event of its session after number n that is not its own; types null: of any type
+create function waits_over(p_runs bigint[], p_awaits jsonb[] default null, p_untils timestamptz[] default null)
+returns bigint[]
+language sql stable
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+    select coalesce(array_agg(r.id order by r.id), '{}')
+    from unnest(p_runs, p_awaits, p_untils) as i(id, awaits, until)
+    join run as r on r.id = i.id
+    where (i.awaits is not null or r.state = 'waiting')
+      and (case when i.awaits is not null then i.until else r.run_at end <= engine_now()
+           or exists (
+                select from jsonb_array_elements(coalesce(i.awaits, r.awaits)) as a
+                where a ? 'signal' and exists (
+                          select from signal as s
+                          where s.run_id = r.id and s.name = a ->> 'signal' and s.no > (a ->> 'after')::integer)
+                   or a ? 'children' and not exists (
+                          select from run as c where c.parent_id = r.id and c.parent_step = a ->> 'children')
+                   or a ? 'events' and exists (
+                          select from event as e
+                          where e.tenant_id = r.tenant_id and e.session_id = r.session_id
+                            and e.seq > (a ->> 'events')::bigint and e.run_id is distinct from r.id
+                            and (coalesce(a -> 'types', 'null') = 'null' or a -> 'types' ? e.type))))
+$$;
+
+-- Wakes the runs that wait for events of these sessions, whose locks the caller holds.
+create function wake_listeners(p_tenants text[], p_sessions text[]) returns void
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_runs bigint[] := array(
+        select r.id
+        from (select distinct tenant, session from unnest(p_tenants, p_sessions) as i(tenant, session)) as i
+        join run as r on r.tenant_id = i.tenant and r.session_id = i.session and r.state = 'waiting');
+begin
+    if v_runs <> '{}' then
+        perform wake_waiting(v_runs);
+    end if;
+end
+$$;
+
+-- Queues these waiting runs, whose locks the caller holds, and tells the workers.
+create function wake_runs(p_runs bigint[]) returns void
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_queues text[];
+    v_tenants text[];
+    v_tasks text[];
+begin
+    with woken as (
+        update run as r set state = 'queued', fresh = false, run_at = null, awaits = null
+        where r.id = any (p_runs) and r.state = 'waiting'
+        returning r.queue, r.tenant_id, r.task
+    )
+    select array_agg(w.queue), array_agg(w.tenant_id), array_agg(w.task) into v_queues, v_tenants, v_tasks from woken as w;
+    if v_queues is not null then
+        perform hold_lanes(v_queues, v_tenants, v_tasks);
+        -- Here, as only this place knows whom it woke; it is one notification a batch.
+        perform notify_queues(v_queues);
+    end if;
+end
+$$;
+
+-- Wakes those of these runs that need not wait any longer: a child of theirs has ended, or their session has news. Nothing is
+-- waited for: those that somebody else holds become loose ends. Locked first, then looked at in another statement: of the
+-- last two children to end at the same moment, one sees the other gone.
+create function wake_waiting(p_runs bigint[]) returns void
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_held bigint[];
+begin
+    select coalesce(array_agg(l.id), '{}') into v_held
+    from (select r.id from run as r where r.id = any (p_runs) order by r.id for no key update skip locked) as l;
+    insert into loose_end (run_id)
+    select r.id from run as r where r.id = any (p_runs) and r.id <> all (v_held);
+    perform wake_runs(waits_over(v_held));
+end
 $$;
 
 -- An ordered stream within a tenant. Its row is the counter of its events, so that numbers have no gaps:
@@ -3796,6 +4309,7 @@ as $$
 $$;
 
 -- Writes events under numbers 1, 2, 3 … of their session. The caller holds the sessions' row locks.
+-- Runs that wait for events of these sessions are woken.
 -- An event whose key its session has seen, or that stands twice in the batch, is not written again.
 -- Answers a row an event: its number, and whether it is new.
 create function number_events(
@@ -3840,6 +4354,7 @@ begin
     from item as i
     left join numbered as n on n.ord = i.ord
     order by i.ord;
+    perform wake_listeners(p_tenants, p_sessions);
 end
 $$;
 

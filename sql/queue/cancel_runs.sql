@@ -1,4 +1,5 @@
--- Cancels runs: at once where they are not running, else by asking their worker. An ordered session goes on without them.
+-- Cancels runs: at once where they are not running, else by asking their worker. A waiting workflow is woken, so that its
+-- code may tidy up. An ordered session goes on without them.
 -- p_tenant null: any tenant's (operators). status: cancelled | requested | finished | unknown.
 create function cancel_runs(p_tenant text, p_runs bigint[], p_reason text default 'cancelled', p_notify boolean default true)
 returns table (run_id bigint, status text)
@@ -8,14 +9,17 @@ as $$
 declare
     v_idle bigint[];
     v_running bigint[];
+    v_waiting bigint[];
 begin
     perform assert_read_committed();
     perform lock_ordered_sessions(
         array(select r.id from run as r where r.id = any (p_runs) and (p_tenant is null or r.tenant_id = p_tenant)), true);
-    select array_agg(l.id) filter (where l.state <> 'running'), array_agg(l.id) filter (where l.state = 'running')
-    into v_idle, v_running
+    select array_agg(l.id) filter (where l.state not in ('running', 'waiting') and not l.woken),
+           array_agg(l.id) filter (where l.state in ('running', 'waiting') or l.woken),
+           array_agg(l.id) filter (where l.state = 'waiting')
+    into v_idle, v_running, v_waiting
     from (
-        select r.id, r.state from run as r
+        select r.id, r.state, r.cancel_requested and r.state = 'queued' and r.attempt > 0 as woken from run as r
         where r.id = any (p_runs) and (p_tenant is null or r.tenant_id = p_tenant)
         order by r.id for no key update
     ) as l;
@@ -26,6 +30,9 @@ begin
             p_notify);
     end if;
     update run as r set cancel_requested = true where r.id = any (v_running);
+    if v_waiting is not null then
+        perform wake_runs(v_waiting);
+    end if;
     if p_notify and v_running is not null then
         perform pg_notify(current_schema() || '.cancels', '');
     end if;

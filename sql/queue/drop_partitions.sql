@@ -1,8 +1,8 @@
--- Drops one day of history or of checkpoints that is older than p_keep: call it until it answers nothing. One a call,
+-- Drops one day of history, of checkpoints or of signals that is older than p_keep: call it until it answers nothing. One a call,
 -- because a drop locks the whole table until its transaction ends.
 --   dropped  false: somebody reads or writes the table right now. It waits a fifth of a second at most, because
 --            everybody else would wait behind it; the day stays for the next time.
--- A day of checkpoints goes once no run that was enqueued on it is live, or in history: such a run may be requeued, and
+-- A day of checkpoints or signals goes once no run that was enqueued on it is live, or in history: such a run may be requeued, and
 -- goes on from its last finished step. Today stays, whatever p_keep is.
 create function drop_partitions(p_keep interval) returns table (partition text, dropped boolean)
 language plpgsql
@@ -23,7 +23,7 @@ begin
                case when c.relname ~ '_\d{8}$' then right(c.relname, 8)::date end as day
         from pg_inherits as i
         join pg_class as c on c.oid = i.inhrelid
-        where i.inhparent in ('run_history'::regclass, 'checkpoint'::regclass)
+        where i.inhparent in ('run_history'::regclass, 'checkpoint'::regclass, 'signal'::regclass)
     ) as d
     where d.day < v_before
       and (d.is_history

@@ -9,6 +9,8 @@
 --   p_deadlines  when the run has failed if it has not ended; null: never
 --   p_retries    JSON objects that override the task's own retry strategy; null: none
 --   p_windows    how long an idempotency key is remembered; null: a day
+--   p_parent, p_parent_step  the run, and its step, that waits for all of these: see spawn_children
+-- A task that has versions means the newest, unless one is named: 'name@2'.
 -- status: created | existing (same key, same task and arguments: its run is returned)
 --         | conflict (same key, other task or arguments) | not_unique | unknown_tenant
 --         | queue_full (its queue caps what may wait there); a bad item fails alone.
@@ -26,7 +28,9 @@ create function enqueue_runs(
     p_deadlines timestamptz[] default null,
     p_retries text[] default null,
     p_windows interval[] default null,
-    p_notify boolean default true
+    p_notify boolean default true,
+    p_parent bigint default null,
+    p_parent_step text default null
 ) returns table (ord bigint, run_id bigint, status text)
 language plpgsql
 set enable_hashjoin = off
@@ -37,6 +41,7 @@ declare
     v_now timestamptz := engine_now();
     v_ids bigint[];
     v_queues text[];
+    v_tasks text[];
     v_status text[];
     v_order_nos bigint[];
     v_heads boolean[];
@@ -52,8 +57,9 @@ begin
 
     select array_agg(next_run_id() order by i.ord),
            array_agg(coalesce(i.queue, t.queue, 'default') order by i.ord),
+           array_agg(coalesce(t.newest, i.task) order by i.ord),
            array_agg(case when tn.id is null then 'unknown_tenant' else 'created' end order by i.ord)
-    into v_ids, v_queues, v_status
+    into v_ids, v_queues, v_tasks, v_status
     from unnest(p_tenants, p_tasks, p_queues) with ordinality as i(tenant, task, queue, ord)
     left join task as t on t.name = i.task
     left join tenant as tn on tn.id = i.tenant;
@@ -110,12 +116,12 @@ begin
 
     with inserted as (
         insert into run (id, tenant_id, queue, task, state, priority, session_id, unique_key, args, run_at, order_no,
-                         on_failure, deadline, retry)
+                         on_failure, deadline, retry, parent_id, parent_step)
         select i.id, i.tenant, i.queue, i.task,
                case when not i.head then 'blocked' when i.run_at > v_now then 'scheduled' else 'queued' end,
                coalesce(i.priority, 0), i.session, i.unique_key, i.args::jsonb, i.run_at, i.order_no,
-               case when i.order_no is not null then i.kind end, i.deadline, i.retry::jsonb
-        from unnest(v_ids, p_tenants, v_queues, p_tasks, p_priorities, p_sessions, p_unique, p_args, p_run_ats, v_status,
+               case when i.order_no is not null then i.kind end, i.deadline, i.retry::jsonb, p_parent, p_parent_step
+        from unnest(v_ids, p_tenants, v_queues, v_tasks, p_priorities, p_sessions, p_unique, p_args, p_run_ats, v_status,
                     v_order_nos, v_heads, p_orders, p_deadlines, p_retries)
             with ordinality as i(id, tenant, queue, task, priority, session, unique_key, args, run_at, status,
                                  order_no, head, kind, deadline, retry, ord)

@@ -16,4 +16,14 @@ as $$
         description = excluded.description, updated_at = excluded.updated_at
     where (t.kind, t.queue, t.args_schema, t.description)
         is distinct from (excluded.kind, excluded.queue, excluded.args_schema, excluded.description);
+
+    -- The plain name of versions is there without a worker that has the first.
+    insert into task as t (name, kind, queue, args_schema, description, updated_at, newest)
+    select distinct on (split_part(i.name, '@', 1)) split_part(i.name, '@', 1), i.kind, i.queue, i.args_schema::jsonb,
+           i.description, engine_now(), i.name
+    from unnest(p_names, p_kinds, p_queues, p_schemas, p_descriptions) as i(name, kind, queue, args_schema, description)
+    where i.name ~ '^[^@]+@[0-9]+$'
+    order by split_part(i.name, '@', 1), split_part(i.name, '@', 2)::integer desc
+    on conflict (name) do update set newest = excluded.newest, updated_at = excluded.updated_at
+    where split_part(excluded.newest, '@', 2)::integer > coalesce(nullif(split_part(t.newest, '@', 2), '')::integer, 1);
 $$;

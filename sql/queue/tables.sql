@@ -35,7 +35,9 @@ create table queue_depth (
     autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0
 );
 
--- What workers say they can run; the API reads names and argument schemas here, so both deploy apart.
+-- What workers say they can run; the API reads names and argument schemas here, so both deploy apart. A workflow's version
+-- is part of its name, 'name@2' from the second on, so that a worker never gets one that it lacks.
+--   newest  what the plain name of a task with versions stands for: the highest that was ever registered
 create table task (
     name text not null,
     kind text not null,
@@ -43,6 +45,7 @@ create table task (
     args_schema jsonb not null,
     description text not null default '',
     paused boolean not null default false,
+    newest text,
     updated_at timestamptz not null default now(),
     constraint task_pkey primary key (name),
     constraint task_kind_check check (kind in ('task', 'workflow'))
@@ -70,6 +73,8 @@ create table worker (
 --   retry       overrides its task's own strategy
 --   deaths      attempts that ended with their worker; deaths_alone: those where nothing else ran on that worker
 --   suspect     died more often than chance explains: it next runs alone
+--   parent_id, parent_step  the run, and the step of it, that wait for this one; null: nobody does
+--   awaits      of a waiting run: a JSON array of what it waits for, see waits_over. run_at: when it is woken at the latest
 create table run (
     id bigint not null,
     tenant_id text not null,
@@ -95,6 +100,9 @@ create table run (
     worker_id bigint,
     claimed_at timestamptz,
     error jsonb,
+    parent_id bigint,
+    parent_step text,
+    awaits jsonb,
     constraint run_pkey primary key (id),
     constraint run_args_check check (jsonb_typeof(args) = 'object'),
     constraint run_priority_check check (priority > -2147483648),
@@ -120,7 +128,10 @@ create index run_returned_idx on run (queue, tenant_id, task, (-priority), id)
 create index run_suspect_idx on run (queue, id) where state = 'queued' and suspect;
 -- The slots taken: counted against the limits, and searched for a dead worker's runs.
 create index run_running_idx on run (queue, tenant_id, worker_id) where state = 'running';
-create index run_due_idx on run (run_at) where state = 'scheduled';
+create index run_due_idx on run (run_at) where state in ('scheduled', 'waiting') and run_at is not null;
+create index run_child_idx on run (parent_id, parent_step) where parent_id is not null;
+-- Who is to be woken by a session's events.
+create index run_listening_idx on run (tenant_id, session_id) where state = 'waiting';
 create index run_blocked_idx on run (tenant_id, session_id, order_no) where state = 'blocked';
 create index run_deadline_idx on run (deadline)
     where deadline is not null and not (state = 'blocked' and on_failure = 'block');
@@ -191,10 +202,13 @@ create table run_history (
     finished_at timestamptz not null,
     output jsonb,
     error jsonb,
+    parent_id bigint,
+    parent_step text,
     constraint run_history_pkey primary key (id, finished_at),
     constraint run_history_state_check check (state in ('succeeded', 'failed', 'cancelled'))
 ) partition by range (finished_at);
 create index run_history_tenant_idx on run_history (tenant_id, id);
+create index run_history_child_idx on run_history (parent_id) where parent_id is not null;
 -- For operators: what failed, a small part of all; and what ended lately, which rows are written in the order of already.
 create index run_history_failed_idx on run_history (finished_at) where state = 'failed';
 create index run_history_finished_idx on run_history using brin (finished_at) with (autosummarize = on);
@@ -214,6 +228,11 @@ create table idempotency_key (
     autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 5000
 );
 create index idempotency_key_expires_idx on idempotency_key (expires_at);
+
+-- Runs to look at again: one was to be woken or cancelled while somebody else held its row. See tie_loose_ends.
+create table loose_end (
+    run_id bigint not null
+);
 
 -- How far the walks of sweep_queues have come: the key that each looked at last. One that came to its end has no row.
 create table sweep_walk (

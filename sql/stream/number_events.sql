@@ -1,4 +1,5 @@
 -- Writes events under numbers 1, 2, 3 … of their session. The caller holds the sessions' row locks.
+-- Runs that wait for events of these sessions are woken.
 -- An event whose key its session has seen, or that stands twice in the batch, is not written again.
 -- Answers a row an event: its number, and whether it is new.
 create function number_events(
@@ -43,5 +44,6 @@ begin
     from item as i
     left join numbered as n on n.ord = i.ord
     order by i.ord;
+    perform wake_listeners(p_tenants, p_sessions);
 end
 $$;

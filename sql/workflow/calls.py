@@ -11,9 +11,14 @@ import msgspec
 
 from howdah.sql.array_literal import integers, texts, timestamps
 from howdah.sql.pool import Connection
+from howdah.sql.queue.calls import NewRun
 
 ItemKind = Literal["checkpoint", "event", "outcome"]
-ItemStatus = Literal["ok", "stale", "busy", "repeated"]
+ItemStatus = Literal["ok", "stale", "busy", "repeated", "ready", "cancelled"]
+SignalStatus = Literal["sent", "existing", "finished", "unknown", "not_a_choice"]
+
+# Checkpoints read at a time.
+PAGE = 10_000
 
 
 class RunItem(msgspec.Struct):
@@ -38,6 +43,37 @@ class Checkpoint:
     attempt: int
     started_at: datetime
     finished_at: datetime
+    after: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewSignal:
+    """A signal to send; `payload` is JSON text. With a `key`, a repeat changes nothing."""
+
+    run_id: int
+    name: str
+    payload: str = "null"
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A signal that was sent: the `no`-th of its name; `payload` is JSON text."""
+
+    run_id: int
+    name: str
+    no: int
+    payload: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended; `output` and `error` are JSON text."""
+
+    run_id: int
+    state: Literal["succeeded", "failed", "cancelled"]
+    output: str | None
+    error: str | None
 
 
 async def flush(connection: Connection, items: Sequence[RunItem], *, notify: bool = True) -> list[ItemStatus]:
@@ -60,6 +96,84 @@ async def flush(connection: Connection, items: Sequence[RunItem], *, notify: boo
 
 
 async def read_checkpoints(connection: Connection, runs: Sequence[int]) -> list[Checkpoint]:
-    """The finished steps of these runs, by run, then in the order in which they finished."""
-    cursor = await connection.execute("select * from read_checkpoints(%s::bigint[])", [list(runs)])
-    return [Checkpoint(*row) for row in await cursor.fetchall()]
+    """The finished steps of these runs, by run and step; a page at a time from the server."""
+    found: list[Checkpoint] = []
+    after: tuple[int, str] = (0, "")
+    while True:
+        cursor = await connection.execute(
+            "select * from read_checkpoints(%s::bigint[], %s, %s, %s)", [list(runs), *after, PAGE]
+        )
+        page = [Checkpoint(*row) for row in await cursor.fetchall()]
+        found += page
+        if len(page) < PAGE:
+            return found
+        after = (page[-1].run_id, page[-1].step)
+
+
+async def read_checkpoint(connection: Connection, run_id: int, step: str) -> Checkpoint | None:
+    """One finished step."""
+    cursor = await connection.execute("select * from read_checkpoint(%s, %s)", [run_id, step])
+    row = await cursor.fetchone()
+    return None if row is None else Checkpoint(*row)
+
+
+async def read_signals(connection: Connection, runs: Sequence[int]) -> list[Signal]:
+    """What was sent to these runs, by run, name and number."""
+    cursor = await connection.execute("select * from read_signals(%s::bigint[])", [list(runs)])
+    return [Signal(*row) for row in await cursor.fetchall()]
+
+
+async def send_signals(
+    connection: Connection, tenant_id: str | None, signals: Sequence[NewSignal]
+) -> list[SignalStatus]:
+    """Send signals; a status each, in order. `tenant_id` None: to any tenant's runs."""
+    cursor = await connection.execute(
+        "select status from send_signals(%s, %s::bigint[], %s::text[], %s::text[], %s::text[])",
+        [
+            tenant_id,
+            integers([signal.run_id for signal in signals]),
+            texts([signal.name for signal in signals]),
+            texts([signal.payload for signal in signals]),
+            texts([signal.key for signal in signals]),
+        ],
+    )
+    return [row[0] for row in await cursor.fetchall()]
+
+
+async def spawn_children(
+    connection: Connection, run_id: int, attempt: int, step: str, group: str, runs: Sequence[NewRun]
+) -> list[int]:
+    """Enqueue a running run's children together with the checkpoint `step` that keeps their ids."""
+    cursor = await connection.execute(
+        "select child_ids from spawn_children(%s, %s, %s, %s, %s::text[], %s::text[], %s::text[], false)",
+        [
+            run_id,
+            attempt,
+            step,
+            group,
+            texts([run.task for run in runs]),
+            texts([run.args for run in runs]),
+            texts([run.queue for run in runs]),
+        ],
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    ids: list[int] = row[0]
+    return ids
+
+
+async def read_outcomes(connection: Connection, runs: Sequence[int]) -> list[Outcome]:
+    """How those of these runs ended that have."""
+    cursor = await connection.execute("select * from read_outcomes(%s::bigint[])", [list(runs)])
+    return [Outcome(*row) for row in await cursor.fetchall()]
+
+
+async def fork_run(
+    connection: Connection, tenant_id: str | None, run_id: int, steps: int, task: str | None = None
+) -> int:
+    """A new run that goes on from the first `steps` finished steps of another one; its id."""
+    cursor = await connection.execute("select run_id from fork_run(%s, %s, %s, %s)", [tenant_id, run_id, steps, task])
+    row = await cursor.fetchone()
+    assert row is not None
+    forked: int = row[0]
+    return forked

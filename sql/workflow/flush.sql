@@ -5,8 +5,10 @@
 --               retry       again at p_times, counted as a failure; the body is the error
 --               reschedule  again at p_times, not a failure (an outside API asked to wait)
 --               release     again at once, not a failure (the worker is stopping)
+--               wait        asleep until something comes (the body: see waits_over), at p_times at the latest; the key
+--                           'session' where it waits for events
 --   p_bodies    JSON as text
---   p_keys      an event's producer key: a repeat changes nothing | a retry's change, as JSON text: {"priority", "queue"}, both
+--   p_keys      the step that a step came after, see checkpoint.after | an event's producer key: a repeat changes nothing | a retry's change, as JSON text: {"priority", "queue"}, both
 --               optional; the run keeps it
 --   p_times     when a step started | when an event happened | when the run is due again
 -- status, an item:
@@ -14,6 +16,8 @@
 --   stale     the attempt is over: another one has the run, or it has ended. Nothing was written.
 --   busy      somebody else holds the run or its session. Nothing of this run was written; send it again.
 --   repeated  a later attempt finished a step whose output was already on disk. The first output stays.
+--   ready     of a wait: what it waits for has come. It was not put to rest, and goes on.
+--   cancelled of a wait: somebody asked to cancel the run. It was not put to rest, and should end.
 -- Locks in the engine's order: session, run, lane, each sorted; sessions and runs are skipped when held, so that one
 -- slow caller stalls nobody else in the batch.
 create function flush(
@@ -48,7 +52,12 @@ declare
     v_tasks text[];
     v_ordered bigint[];
     v_moved text[];  -- queues that retries name
+    v_children boolean;
+    v_waits bigint[];
+    v_ready bigint[];
+    v_cancelled bigint[];
     v_events boolean := 'event' = any (p_kinds);
+    v_listens boolean := 'wait' = any (p_names) and 'session' = any (p_keys);
 begin
     perform assert_read_committed();
 
@@ -59,9 +68,10 @@ begin
         insert into queue (name) select q from unnest(v_moved) as q order by q on conflict do nothing;
     end if;
 
-    if v_events then
+    if v_events or v_listens then
         v_busy := lock_run_sessions(array(
-            select distinct i.run_id from unnest(p_runs, p_kinds) as i(run_id, kind) where i.kind = 'event'));
+            select distinct i.run_id from unnest(p_runs, p_kinds, p_names, p_keys) as i(run_id, kind, name, key)
+            where i.kind = 'event' or i.kind = 'outcome' and i.name = 'wait' and i.key = 'session'));
     end if;
 
     -- Run by run: told by its statistics that hardly any is running, the planner would read them all and compare each with
@@ -70,11 +80,11 @@ begin
         select distinct run_id, attempt from unnest(p_runs, p_attempts) as i(run_id, attempt)
     )
     select coalesce(array_agg(l.id), '{}'), array_agg(l.id) filter (where l.order_no is not null),
-           (select count(*) from wanted), array_agg(l.queue), array_agg(l.tenant_id)
-    into v_mine, v_ordered, v_wanted, v_slot_queues, v_slot_tenants
+           (select count(*) from wanted), array_agg(l.queue), array_agg(l.tenant_id), bool_or(l.parent_id is not null)
+    into v_mine, v_ordered, v_wanted, v_slot_queues, v_slot_tenants, v_children
     from (select * from wanted order by run_id) as i
     cross join lateral (
-        select r.id, r.order_no, r.queue, r.tenant_id
+        select r.id, r.order_no, r.queue, r.tenant_id, r.parent_id
         from run as r
         where r.id = i.run_id and r.attempt = i.attempt and r.claimed_at is not null and r.id <> all (v_busy)
         for no key update of r skip locked
@@ -83,6 +93,13 @@ begin
     -- An ordered run ends under its session's lock. That is taken late, but never waited for.
     if v_ordered is not null then
         v_mine := lock_ordered_sessions(v_mine, false);
+    end if;
+    if v_children and 'outcome' = any (p_kinds) then
+        v_mine := array(
+            select m from unnest(v_mine) as m
+            where m <> all (array(select i.run_id from unnest(p_runs, p_kinds) as i(run_id, kind) where i.kind = 'outcome'))
+               or m = any (lock_parents(array(
+                        select i.run_id from unnest(p_runs, p_kinds) as i(run_id, kind) where i.kind = 'outcome'))));
     end if;
 
     if cardinality(v_mine) < v_wanted then
@@ -102,10 +119,10 @@ begin
 
     if 'checkpoint' = any (p_kinds) then
         with written as (
-            insert into checkpoint as c (run_id, step, tenant_id, attempt, output, started_at, finished_at)
-            select i.run_id, i.step, r.tenant_id, i.attempt, i.body::jsonb, coalesce(i.at, v_now), v_now
-            from unnest(v_live, p_attempts, p_kinds, p_names, p_bodies, p_times)
-                as i(run_id, attempt, kind, step, body, at)
+            insert into checkpoint as c (run_id, step, tenant_id, attempt, output, started_at, finished_at, after)
+            select i.run_id, i.step, r.tenant_id, i.attempt, i.body::jsonb, coalesce(i.at, v_now), v_now, i.after
+            from unnest(v_live, p_attempts, p_kinds, p_names, p_bodies, p_times, p_keys)
+                as i(run_id, attempt, kind, step, body, at, after)
             join run as r on r.id = i.run_id
             where i.kind = 'checkpoint'
             on conflict (run_id, step) do update
@@ -122,6 +139,20 @@ begin
         from unnest(v_live, p_kinds, p_names, p_bodies, p_keys, p_times)
             with ordinality as i(run_id, kind, name, body, key, at, ord)
         where i.kind = 'event' and i.run_id is not null;
+    end if;
+
+    if 'wait' = any (p_names) then
+        select array_agg(i.run_id), waits_over(array_agg(i.run_id), array_agg(i.body::jsonb), array_agg(i.at))
+        into v_waits, v_ready
+        from unnest(v_live, p_kinds, p_names, p_bodies, p_times) as i(run_id, kind, name, body, at)
+        where i.kind = 'outcome' and i.name = 'wait' and i.run_id is not null;
+        select array_agg(r.id) into v_cancelled from run as r where r.id = any (v_waits) and r.cancel_requested;
+        update run as r
+        set state = 'waiting', run_at = i.at, awaits = i.body::jsonb, fresh = false, suspect = false, worker_id = null,
+            claimed_at = null
+        from unnest(v_live, p_kinds, p_names, p_bodies, p_times) as i(run_id, kind, name, body, at)
+        where i.kind = 'outcome' and i.name = 'wait' and r.id = i.run_id
+          and r.id <> all (coalesce(v_ready, '{}')) and r.id <> all (coalesce(v_cancelled, '{}'));
     end if;
 
     if 'outcome' = any (p_kinds) then
@@ -173,6 +204,8 @@ begin
     return query
     select i.ord,
            case when i.kind = 'checkpoint' and i.run_id || '/' || i.name = any (v_repeated) then 'repeated'
+                when i.kind = 'outcome' and i.name = 'wait' and i.run_id = any (v_cancelled) then 'cancelled'
+                when i.kind = 'outcome' and i.name = 'wait' and i.run_id = any (v_ready) then 'ready'
                 else i.status end
     from unnest(v_live, p_kinds, p_names, v_status) with ordinality as i(run_id, kind, name, status, ord)
     order by i.ord;

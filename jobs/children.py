@@ -1,0 +1,115 @@
+"""Child runs: sent together with their ids' checkpoint, awaited as a row, their outputs kept in pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from howdah.jobs.engine import Engine
+from howdah.jobs.errors import ChildrenFailedError
+from howdah.jobs.history import History
+from howdah.jobs.rest import Rest
+from howdah.jobs.steps import Steps
+from howdah.sql.queue.calls import ClaimedRun
+from howdah.sql.queue.writer import RUNS_CHANNEL
+from howdah.sql.workflow.calls import read_outcomes, spawn_children
+
+if TYPE_CHECKING:
+    from howdah.jobs.app import Workflow
+
+SPAWN = 1000  # children enqueued in one transaction
+PAGE_BYTES = 500_000  # of outputs kept in one checkpoint, a single larger one apart
+MAX_SHOWN = 5  # failures named in an error
+
+
+class _Spawned(msgspec.Struct):
+    children: list[int]
+
+
+async def run_children(
+    claimed: ClaimedRun,
+    engine: Engine,
+    history: History,
+    rest: Rest,
+    steps: Steps,
+    step: str,
+    after: str | None,
+    workflow: Workflow[Any, Any],
+    items: Sequence[Any],
+) -> list[str]:
+    """The children's outputs as JSON text, in the items' order."""
+    known = history.recall(step, after)
+    if known is not None:
+        count = history.decode(step, known, int)
+        return [output for number in range(count) for output in _page(history, step, number)]
+    ids = await _spawn(claimed, engine, history, rest, step, workflow, items)
+    while True:
+        await rest.begin()
+        try:
+            async with engine.pool.connection() as connection:
+                outcomes = {outcome.run_id: outcome for outcome in await read_outcomes(connection, ids)}
+        finally:
+            rest.done()
+        if len(outcomes) == len(ids):
+            break
+        await rest.wait({"children": step})
+    failures = {
+        place: f"run {run_id} {outcomes[run_id].state}: {outcomes[run_id].error}"
+        for place, run_id in enumerate(ids)
+        if outcomes[run_id].state != "succeeded"
+    }
+    if failures:
+        shown = "; ".join(f"{place}: {failure[:300]}" for place, failure in list(failures.items())[:MAX_SHOWN])
+        raise ChildrenFailedError(f"{len(failures)} of {len(ids)} children of step {step!r} failed: {shown}", failures)
+    outputs = [outcomes[run_id].output or "null" for run_id in ids]
+    pages = _pages(outputs)
+    for number, page in enumerate(pages):
+        await steps.keep(f"{step}#outputs-{number}", None, f"[{','.join(page)}]")
+    await steps.keep(step, after, str(len(pages)))
+    return outputs
+
+
+async def _spawn(
+    claimed: ClaimedRun,
+    engine: Engine,
+    history: History,
+    rest: Rest,
+    step: str,
+    workflow: Workflow[Any, Any],
+    items: Sequence[Any],
+) -> list[int]:
+    ids: list[int] = []
+    for start in range(0, len(items), SPAWN):
+        part = f"{step}#children-{start // SPAWN}"
+        known = history.peek(part)
+        if known is not None:
+            ids += msgspec.json.decode(known, type=_Spawned).children
+            continue
+        runs = [workflow.new_run(item) for item in items[start : start + SPAWN]]
+        await rest.begin()
+        try:
+            async with engine.pool.connection() as connection:
+                ids += await spawn_children(connection, claimed.id, claimed.attempt, part, step, runs)
+        finally:
+            rest.done()
+        engine.notifier.hint(RUNS_CHANNEL, {run.queue or "" for run in runs})
+    return ids
+
+
+def _pages(outputs: Sequence[str]) -> list[list[str]]:
+    pages: list[list[str]] = []
+    size = PAGE_BYTES
+    for output in outputs:
+        if size + len(output) > PAGE_BYTES:
+            pages.append([])
+            size = 0
+        pages[-1].append(output)
+        size += len(output)
+    return pages
+
+
+def _page(history: History, step: str, number: int) -> list[str]:
+    text = history.peek(f"{step}#outputs-{number}") or "[]"
+    return [bytes(raw).decode() for raw in msgspec.json.decode(text, type=list[msgspec.Raw])]

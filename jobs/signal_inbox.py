@@ -1,0 +1,72 @@
+"""The signals that were sent to a run, and which of them its waits have had."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import structlog
+
+from howdah.jobs.history import History
+from howdah.sql.pool import Pool
+from howdah.sql.workflow.calls import Signal, read_signals
+
+log = structlog.get_logger(__name__)
+
+
+class Received(msgspec.Struct):
+    """What a wait for a signal keeps as its output: `no` is null, and the payload too, if none came in time."""
+
+    signal: str
+    no: int | None = None
+    payload: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class SignalInbox:
+    """Hands each signal to one wait: the earliest of its name that no wait has had."""
+
+    def __init__(self, run_id: int, signals: Sequence[Signal], history: History, pool: Pool) -> None:
+        self._run_id = run_id
+        self._signals = list(signals)
+        self._pool = pool
+        self._taken: set[tuple[str, int]] = set()
+        for output in history.outputs():
+            if output.startswith(('{"no"', '{"signal"')):
+                received = received_of(output)
+                if received is not None and received.no is not None:
+                    self._taken.add((received.signal, received.no))
+
+    def take(self, name: str, choices: Sequence[str] | None) -> Received | None:
+        """The next one of this name; one that is none of `choices` is passed over for good."""
+        for signal in self._signals:
+            if signal.name != name or (name, signal.no) in self._taken:
+                continue
+            self._taken.add((name, signal.no))
+            if choices is not None and _choice(signal.payload) not in choices:
+                log.warning("signal_is_no_choice", run=self._run_id, signal=name, no=signal.no, choices=list(choices))
+                continue
+            return Received(name, signal.no, msgspec.Raw(signal.payload.encode()))
+        return None
+
+    def last(self, name: str) -> int:
+        """Number of the latest one of this name that is here; 0: none is."""
+        return max((signal.no for signal in self._signals if signal.name == name), default=0)
+
+    async def refresh(self) -> None:
+        """Read again what has come."""
+        async with self._pool.connection() as connection:
+            self._signals = await read_signals(connection, [self._run_id])
+
+
+def received_of(output: str) -> Received | None:
+    """What a wait has kept; None where it is another step's output."""
+    try:
+        return msgspec.json.decode(output, type=Received)
+    except msgspec.DecodeError:
+        return None
+
+
+def _choice(payload: str) -> Any:
+    value = msgspec.json.decode(payload)
+    return value.get("choice") if isinstance(value, dict) else value

@@ -1,0 +1,158 @@
+"""How a step is run once: recalled from history, or called, tried again as it asks, and kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+from procrastinate.retry import RetryValue, get_retry_strategy
+
+from howdah.jobs.engine import Engine
+from howdah.jobs.history import History, inside, passed, place
+from howdah.jobs.rest import Rest
+from howdah.jobs.step_function import call, output_decoder, retry_at
+from howdah.sql.errors import StaleAttempt, StepRepeated
+from howdah.sql.json_values import encode
+from howdah.sql.queue.calls import ClaimedRun
+from howdah.sql.workflow.calls import ItemStatus, RunItem
+
+# Shorter waits are spent in the worker: to rest and be claimed again costs more.
+REST_FROM = timedelta(seconds=1)
+MAX_FAILURE = 1000  # characters of a failure that is kept while its step waits
+
+
+class _Failure(msgspec.Struct):
+    """What is kept of a step's failure while the run rests until the next try."""
+
+    until: datetime
+    error: str
+
+
+class Steps:
+    """The steps of one attempt of a run."""
+
+    def __init__(self, claimed: ClaimedRun, history: History, rest: Rest, engine: Engine) -> None:
+        self._claimed = claimed
+        self._history = history
+        self._rest = rest
+        self._engine = engine
+
+    async def run(
+        self,
+        step: str,
+        after: str | None,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        retry: RetryValue = False,
+        timeout: timedelta | None = None,
+    ) -> Any:
+        """The output of `step`: as it was kept, or of `function` called now."""
+        decoder = output_decoder(function)
+        known = self._history.recall(step, after)
+        if known is not None:
+            return decoder.decode(known)
+        strategy = get_retry_strategy(retry)
+        failures = 0
+        while strategy is not None and (failed := self._history.peek(f"{step}#failed-{failures + 1}")) is not None:
+            failures += 1
+            await self.pause(step, msgspec.json.decode(failed, type=_Failure).until)
+        while True:
+            await self._rest.begin()
+            try:
+                started_at = datetime.now(UTC)
+                try:
+                    with inside(step):
+                        output = await call(function, args, kwargs, self._engine.threads, timeout)
+                except Exception as error:
+                    again = None
+                    if strategy is not None:
+                        again = retry_at(strategy, error, self._claimed, step, failures)
+                    if again is None:
+                        raise
+                    failures += 1
+                    if again - datetime.now(UTC) >= REST_FROM:
+                        failure = _Failure(again, f"{type(error).__name__}: {error}"[:MAX_FAILURE])
+                        body = encode(failure, f"the failure of step {step!r}")
+                        await self.write(f"{step}#failed-{failures}", None, body, started_at)
+                else:
+                    await self.write(step, after, encode(output, f"the output of step {step!r}"), started_at)
+                    return output
+            finally:
+                self._rest.done()
+            await self.pause(step, again)
+
+    async def map(
+        self,
+        name: str,
+        function: Callable[[Any], Any],
+        items: Iterable[Any],
+        limit: int,
+        retry: RetryValue,
+        timeout: timedelta | None,
+    ) -> list[Any]:
+        """The outputs of `function` for each item, a step each, `limit` at a time."""
+        if limit < 1:
+            raise ValueError(f"limit {limit} of map {name!r} lets nothing run: give at least 1")
+        base, after = self._history.number(name), place()
+        todo = list(items)
+        outputs: list[Any] = [None] * len(todo)
+        numbers = iter(range(len(todo)))
+
+        async def work_off() -> None:
+            for number in numbers:
+                step = f"{base}[{number}]"
+                outputs[number] = await self.run(step, after, function, (todo[number],), {}, retry, timeout)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(limit, len(todo))):
+                    group.create_task(work_off())
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        passed(base)
+        return outputs
+
+    async def pause(self, step: str, until: datetime) -> None:
+        """Wait until then: at rest, unless it is soon."""
+        while (left := until - datetime.now(UTC)) > timedelta(0):
+            if left >= REST_FROM:
+                await self._rest.wait({"sleep": step, "until": until.isoformat()}, until)
+                continue
+            await self._rest.begin()
+            try:
+                await asyncio.sleep(left.total_seconds())
+            finally:
+                self._rest.done()
+
+    async def keep(self, step: str, after: str | None, body: str) -> None:
+        """Write a step's output, which is JSON text; the run does not rest meanwhile."""
+        await self._rest.begin()
+        try:
+            await self.write(step, after, body)
+        finally:
+            self._rest.done()
+
+    async def write(self, step: str, after: str | None, body: str, started_at: datetime | None = None) -> None:
+        """As `keep`, within work that is under way."""
+        self.refuse_unless_ok(await self._engine.writer.submit(self.item(step, after, body, started_at)), step)
+
+    def item(self, step: str, after: str | None, body: str, started_at: datetime | None = None) -> RunItem:
+        """A checkpoint to write."""
+        run = self._claimed
+        return RunItem(run.id, run.attempt, "checkpoint", step, body, key=after, at=started_at or datetime.now(UTC))
+
+    def refuse_unless_ok(self, status: ItemStatus, what: str) -> None:
+        """Raise StaleAttempt or StepRepeated where the engine has said so."""
+        run = self._claimed
+        if status == "stale":
+            raise StaleAttempt(
+                f"attempt {run.attempt} of run {run.id} is over: {what!r} was not written, another one has the run"
+            )
+        if status == "repeated":
+            raise StepRepeated(
+                f"step {what!r} of run {run.id} ran again although its output was on disk; the first output was kept"
+            )

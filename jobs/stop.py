@@ -1,0 +1,14 @@
+"""Why a running run is asked to stop."""
+
+from __future__ import annotations
+
+import enum
+
+
+class Stop(enum.Enum):
+    """What is told before its task is cancelled."""
+
+    CANCELLED = "cancelled"  # somebody cancelled the run: its code may tidy up, durably
+    SHUTDOWN = "shutdown"  # the worker is leaving: the run goes back to the queue
+    LOST = "lost"  # peers gave this worker up: the run is another's by now
+    RESTING = "resting"  # the run waits as a row now, and may be another's as soon as that has come

@@ -1,0 +1,64 @@
+-- Sends signals to runs, one an array position: a name, a JSON payload as text, and a key that makes a repeat harmless
+-- (null: none). One that is sent before its run awaits it waits for the run.
+-- p_tenant null: any tenant's (operators). status: sent | existing (the key was sent to the run before) | finished | unknown
+--   | not_a_choice (the run waits for it, and this payload is none of its choices); a bad item fails alone.
+create function send_signals(p_tenant text, p_runs bigint[], p_names text[], p_payloads text[],
+                             p_keys text[] default null)
+returns table (ord bigint, run_id bigint, status text)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_live bigint[];
+    v_status text[];
+begin
+    perform assert_read_committed();
+    select array_agg(l.id) into v_live
+    from (select r.id from run as r
+          where r.id = any (p_runs) and (p_tenant is null or r.tenant_id = p_tenant)
+          order by r.id
+          for no key update) as l;
+
+    -- In a statement of its own: it sees what was sent before the locks were taken.
+    with item as materialized (
+        select i.run_id, i.name, i.payload::jsonb as payload, i.key, i.ord, r.id is not null as live, r.tenant_id,
+               r.state = 'waiting' and exists (
+                   select from jsonb_array_elements(r.awaits) as a
+                   where a ->> 'signal' = i.name and a ? 'choices'
+                     and not coalesce(
+                         a -> 'choices' ? case when jsonb_typeof(i.payload::jsonb) = 'object' then i.payload::jsonb ->> 'choice'
+                                               else i.payload::jsonb #>> '{}' end, false)) as no_choice,
+               i.key is not null
+               and (exists (select from signal as s where s.run_id = i.run_id and s.key = i.key)
+                    or row_number() over (partition by i.run_id, i.key order by i.ord) > 1) as seen
+        from unnest(p_runs, p_names, p_payloads, p_keys) with ordinality as i(run_id, name, payload, key, ord)
+        left join run as r on r.id = i.run_id and r.id = any (v_live)
+    ),
+    sent as (
+        insert into signal (run_id, name, no, tenant_id, payload, key, sent_at)
+        select i.run_id, i.name,
+               coalesce((select max(s.no) from signal as s where s.run_id = i.run_id and s.name = i.name), 0)
+               + row_number() over (partition by i.run_id, i.name order by i.ord),
+               i.tenant_id, i.payload, i.key, engine_now()
+        from item as i
+        where i.live and not i.seen and not i.no_choice
+    )
+    select array_agg(
+        case when i.live then case when i.seen then 'existing' when i.no_choice then 'not_a_choice' else 'sent' end
+             when exists (select from run_history as h
+                          where h.id = i.run_id and h.finished_at >= run_created_at(i.run_id)
+                            and (p_tenant is null or h.tenant_id = p_tenant)) then 'finished'
+             else 'unknown' end order by i.ord)
+    into v_status
+    from item as i;
+
+    perform wake_runs(waits_over(v_live));
+    return query
+    select i.ord, i.run_id, i.status
+    from unnest(p_runs, v_status) with ordinality as i(run_id, status, ord)
+    order by i.ord;
+end
+$$;
