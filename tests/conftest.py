@@ -10,11 +10,12 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import psycopg
 import pytest
-from psycopg import sql
+from pytest_postgresql.janitor import DatabaseJanitor
 
 from howdah.app import embedded
 from howdah.sql.pool import Connection, Pool, cell_conninfo, make_pool
@@ -40,7 +41,14 @@ class Databases:
     """Makes databases on the tests' server, of names that no other test process uses there."""
 
     def __init__(self, url: str) -> None:
-        self._admin = psycopg.connect(url, autocommit=True)
+        with psycopg.connect(url) as connection:
+            info = connection.info
+            self._server: dict[str, Any] = {
+                "user": info.user,
+                "host": info.host,
+                "port": info.port,
+                "password": info.password or None,
+            }
         own = secrets.token_hex(4)
         self._names = (f"howdah_test_{own}_{number}" for number in itertools.count())
 
@@ -48,35 +56,32 @@ class Databases:
     def database(self, template: str | None = None) -> Iterator[str]:
         """The name of a new database, empty or a clone of `template`, until the block ends."""
         name = next(self._names)
-        copy = sql.SQL("template {}").format(sql.Identifier(template)) if template else sql.SQL("")
-        self._admin.execute(sql.SQL("create database {} {}").format(sql.Identifier(name), copy))
-        try:
+        with DatabaseJanitor(dbname=name, template_dbname=template, **self._server):
             yield name
-        finally:
-            self._admin.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
     def url(self, name: str) -> str:
         """URL of a database, as the tests' user."""
-        info = self._admin.info
-        password = f":{quote(info.password, safe='')}" if info.password else ""
-        return f"postgresql://{quote(info.user, safe='')}{password}@{info.host}:{info.port}/{name}"
+        server = self._server
+        password = f":{quote(server['password'], safe='')}" if server["password"] else ""
+        return f"postgresql://{quote(server['user'], safe='')}{password}@{server['host']}:{server['port']}/{name}"
 
-    def close(self) -> None:
-        self._admin.close()
+
+def _in_memory() -> Path | None:
+    """A folder in memory, where there is one with room: a clone is 500 files, and on disk costs more than its test."""
+    memory = Path("/dev/shm")
+    return memory if memory.is_dir() and shutil.disk_usage(memory).free > 4 << 30 else None
 
 
 @pytest.fixture(scope="session")
 def databases() -> Iterator[Databases]:
     """On the server of DATABASE_URL, or on an embedded one that ends with the tests."""
     url = os.environ.get("DATABASE_URL")
-    folder = None if url else Path(tempfile.mkdtemp(prefix="howdah-tests-"))
+    folder = None if url else Path(tempfile.mkdtemp(prefix="howdah-tests-", dir=_in_memory()))
     try:
         if folder is not None:
-            url = embedded.start(folder, {"fsync": "off", "shared_buffers": "128MB"}).url
+            url = embedded.start(folder, {"fsync": "off", "shared_buffers": "128MB", "max_wal_size": "256MB"}).url
         assert url is not None
-        made = Databases(url)
-        yield made
-        made.close()
+        yield Databases(url)
     finally:
         if folder is not None:
             embedded.remove(folder)

@@ -414,12 +414,7 @@ begin
     )
     select array_agg(p.queue), array_agg(p.tenant_id), array_agg(p.task) into v_queues, v_tenants, v_tasks
     from promoted as p where p.state = 'queued';
-    if v_queues is not null then
-        perform hold_lanes(v_queues, v_tenants, v_tasks);
-        if p_notify then
-            perform notify_queues(v_queues);
-        end if;
-    end if;
+    perform offer_runs(v_queues, v_tenants, v_tasks, p_notify);
 end
 $$;
 
@@ -491,14 +486,8 @@ begin
         perform pg_notify(current_schema() || '.cancels', '');
     end if;
     return query
-    select i.id,
-           case when i.id = any (v_idle) then 'cancelled'
-                when i.id = any (v_running) then 'requested'
-                when exists (select from run_history as h
-                             where h.id = i.id and h.finished_at >= run_created_at(i.id)
-                               and (p_tenant is null or h.tenant_id = p_tenant)) then 'finished'
-                else 'unknown' end
-    from unnest(p_runs) as i(id);
+    select s.run_id, case when s.run_id = any (v_running) then 'requested' else s.status end
+    from run_statuses(p_tenant, p_runs, v_idle, 'cancelled', 'unknown', 'finished') as s;
 end
 $$;
 
@@ -521,10 +510,7 @@ declare
     v_tasks text[];
 begin
     perform assert_read_committed();
-    if p_queue !~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$' then
-        raise exception 'queue % is not a name', quote_literal(p_queue)
-            using errcode = 'HW016', hint = 'use up to 128 letters, digits and . _ : - beginning with a letter or digit';
-    end if;
+    perform check_queue_name(p_queue);
     insert into queue (name) select p_queue where p_queue is not null on conflict do nothing;
     -- Who holds an ordered session may lock any of its runs, in no order: so that comes first.
     perform lock_ordered_sessions(p_runs, true);
@@ -545,22 +531,8 @@ begin
            array_agg(c.tenant_id) filter (where c.state = 'queued'), array_agg(c.task) filter (where c.state = 'queued')
     into v_changed, v_queues, v_tenants, v_tasks
     from changed as c;
-    if v_queues is not null then
-        perform hold_lanes(v_queues, v_tenants, v_tasks);
-        if p_notify then
-            perform notify_queues(v_queues);
-        end if;
-    end if;
-    return query
-    select i.id,
-           case when i.id = any (v_changed) then 'changed'
-                when exists (select from run as r
-                             where r.id = i.id and (p_tenant is null or r.tenant_id = p_tenant)) then 'started'
-                when exists (select from run_history as h
-                             where h.id = i.id and h.finished_at >= run_created_at(i.id)
-                               and (p_tenant is null or h.tenant_id = p_tenant)) then 'finished'
-                else 'unknown' end
-    from unnest(p_runs) as i(id);
+    perform offer_runs(v_queues, v_tenants, v_tasks, p_notify);
+    return query select * from run_statuses(p_tenant, p_runs, v_changed, 'changed', 'started', 'finished');
 end
 $$;
 
@@ -589,6 +561,18 @@ begin
     if p_filter ? 'ids' and jsonb_typeof(p_filter -> 'ids') <> 'array' then
         raise exception 'the filter''s ids are %', p_filter -> 'ids'
             using errcode = 'HW016', hint = 'give an array of run ids';
+    end if;
+end
+$$;
+
+-- Refuses what cannot be a queue's name; null is none.
+create function check_queue_name(p_queue text) returns void
+language plpgsql
+as $$
+begin
+    if p_queue !~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$' then
+        raise exception 'queue % is not a name', quote_literal(p_queue)
+            using errcode = 'HW016', hint = 'use up to 128 letters, digits and . _ : - beginning with a letter or digit';
     end if;
 end
 $$;
@@ -937,12 +921,7 @@ declare
     v_discarded bigint[];
 begin
     perform assert_read_committed();
-    perform from ordered_session as s
-    where (s.tenant_id, s.session_id) in (
-        select h.tenant_id, h.session_id from run_history as h
-        where h.id = any (p_runs) and h.finished_at >= v_oldest and h.order_no is not null)
-    order by s.tenant_id, s.session_id
-    for no key update;
+    perform lock_finished_sessions(p_runs);
     with discarded as (
         update run_history as h set state = 'cancelled'
         where h.id = any (p_runs) and h.finished_at >= v_oldest and h.state = 'failed'
@@ -955,16 +934,7 @@ begin
     from run_history as h
     where h.id = any (v_discarded) and h.finished_at >= v_oldest and h.order_no is not null
     having count(*) > 0;
-    return query
-    select i.id,
-           case when i.id = any (v_discarded) then 'discarded'
-                when exists (select from run as r
-                             where r.id = i.id and (p_tenant is null or r.tenant_id = p_tenant)) then 'live'
-                when exists (select from run_history as h
-                             where h.id = i.id and h.finished_at >= v_oldest
-                               and (p_tenant is null or h.tenant_id = p_tenant)) then 'finished'
-                else 'unknown' end
-    from unnest(p_runs) as i(id);
+    return query select * from run_statuses(p_tenant, p_runs, v_discarded, 'discarded', 'live', 'finished');
 end
 $$;
 
@@ -1822,6 +1792,22 @@ as $$
     ) as h
 $$;
 
+-- Locks the ordered sessions of these finished runs, sorted, and waits for them.
+create function lock_finished_sessions(p_runs bigint[]) returns void
+language sql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+    select from ordered_session as s
+    where (s.tenant_id, s.session_id) in (
+        select h.tenant_id, h.session_id from run_history as h
+        where h.id = any (p_runs) and h.order_no is not null
+          and h.finished_at >= (select run_created_at(min(i)) from unnest(p_runs) as i))
+    order by s.tenant_id, s.session_id
+    for no key update
+$$;
+
 -- Locks the p_limit lanes of a queue and of these tasks with the least virtual time, but those in p_passed
 -- ('tenant/task'); their tenants, tasks and twins in that order, or nulls where there is no lane. A tenant's lanes go together,
 -- or one with many tasks would have its turn many times. Lanes that another claim holds are skipped; where it holds them
@@ -2036,6 +2022,21 @@ begin
         end if;
         return next;
     end loop;
+end
+$$;
+
+-- Lets claims find runs that were just queued, one an array position: each has its lane, and who listens hears of it.
+-- Nulls: none were.
+create function offer_runs(p_queues text[], p_tenants text[], p_tasks text[], p_notify boolean) returns void
+language plpgsql
+as $$
+begin
+    if p_queues is not null then
+        perform hold_lanes(p_queues, p_tenants, p_tasks);
+        if p_notify then
+            perform notify_queues(p_queues);
+        end if;
+    end if;
 end
 $$;
 
@@ -2333,12 +2334,7 @@ declare
 begin
     perform assert_read_committed();
     -- Ordered sessions before the runs; a row of history that another requeue took meanwhile is gone by the next statement.
-    perform from ordered_session as s
-    where (s.tenant_id, s.session_id) in (
-        select h.tenant_id, h.session_id from run_history as h
-        where h.id = any (p_runs) and h.finished_at >= v_oldest and h.order_no is not null)
-    order by s.tenant_id, s.session_id
-    for no key update;
+    perform lock_finished_sessions(p_runs);
     with back as (
         delete from run_history as h
         where h.id = any (p_runs) and h.finished_at >= v_oldest and h.state in ('failed', 'cancelled')
@@ -2375,23 +2371,9 @@ begin
                array_agg(l.tenant_id) filter (where l.state = 'queued'), array_agg(l.task) filter (where l.state = 'queued')
         into v_requeued, v_queues, v_tenants, v_tasks
         from live as l;
-        if v_queues is not null then
-            perform hold_lanes(v_queues, v_tenants, v_tasks);
-            if p_notify then
-                perform notify_queues(v_queues);
-            end if;
-        end if;
+        perform offer_runs(v_queues, v_tenants, v_tasks, p_notify);
     end if;
-    return query
-    select i.id,
-           case when i.id = any (v_requeued) then 'requeued'
-                when exists (select from run as r
-                             where r.id = i.id and (p_tenant is null or r.tenant_id = p_tenant)) then 'live'
-                when exists (select from run_history as h
-                             where h.id = i.id and h.finished_at >= v_oldest
-                               and (p_tenant is null or h.tenant_id = p_tenant)) then 'succeeded'
-                else 'unknown' end
-    from unnest(p_runs) as i(id);
+    return query select * from run_statuses(p_tenant, p_runs, v_requeued, 'requeued', 'live', 'succeeded');
 end
 $$;
 
@@ -2452,11 +2434,8 @@ begin
                 array[cardinality(v_poison)]),
             p_notify);
     end if;
-    perform hold_lanes(v_queues, v_tenants, v_tasks);
+    perform offer_runs(v_queues, v_tenants, v_tasks, p_notify);
     perform end_cancelled_runs(v_runs);
-    if p_notify then
-        perform notify_queues(v_queues);
-    end if;
     return cardinality(v_queues);
 end
 $$;
@@ -2503,6 +2482,26 @@ as $$
     select to_timestamp((p_id >> 20) / 1000.0)
 $$;
 
+-- A status for each of these runs, for whoever acted on them: p_done for those in p_done_ids, else p_live where it is not
+-- finished, p_finished where it is, and unknown where it is no run (of p_tenant; null: of any).
+create function run_statuses(p_tenant text, p_runs bigint[], p_done_ids bigint[], p_done text, p_live text, p_finished text)
+returns table (run_id bigint, status text)
+language sql stable
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+    select i.id,
+           case when i.id = any (p_done_ids) then p_done
+                when exists (select from run as r
+                             where r.id = i.id and (p_tenant is null or r.tenant_id = p_tenant)) then p_live
+                when exists (select from run_history as h
+                             where h.id = i.id and h.finished_at >= run_created_at(i.id)
+                               and (p_tenant is null or h.tenant_id = p_tenant)) then p_finished
+                else 'unknown' end
+    from unnest(p_runs) as i(id)
+$$;
+
 -- Whether an ordered session's head is one that its blocked runs may wait for: live and not blocked itself, or failed
 -- for good where that stops the session.
 create function session_has_head(p_session ordered_session) returns boolean
@@ -2545,10 +2544,7 @@ begin
                 using errcode = 'HW016', hint = 'give a whole number from 0 on, or null for none';
         end if;
     end loop;
-    if p_queue !~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$' then
-        raise exception 'queue % is not a name', quote_literal(p_queue)
-            using errcode = 'HW016', hint = 'use up to 128 letters, digits and . _ : - beginning with a letter or digit';
-    end if;
+    perform check_queue_name(p_queue);
     insert into queue (name) values (p_queue) on conflict do nothing;
     select q.* into v_queue from queue as q where q.name = p_queue for no key update;
     v_queue := jsonb_populate_record(
@@ -2741,10 +2737,7 @@ begin
     into v_queues, v_tenants, v_tasks, v_last;
     perform walk_reached('queued', v_last);
     if v_queues is not null then
-        perform hold_lanes(v_queues, v_tenants, v_tasks);
-        if p_notify then
-            perform notify_queues(v_queues);
-        end if;
+        perform offer_runs(v_queues, v_tenants, v_tasks, p_notify);
         return query select 'queued run without lane', cardinality(v_queues);
     end if;
 end
@@ -3041,11 +3034,8 @@ begin
     into v_runs, v_queues, v_tenants, v_tasks from released as q;
     if v_queues is not null then
         perform free_slots(v_queues, v_tenants);
-        perform hold_lanes(v_queues, v_tenants, v_tasks);
+        perform offer_runs(v_queues, v_tenants, v_tasks, p_notify);
         perform end_cancelled_runs(v_runs);
-        if p_notify then
-            perform notify_queues(v_queues);
-        end if;
     end if;
     delete from worker where id = p_worker;
     return query select coalesce(cardinality(v_queues), 0);
@@ -3080,12 +3070,7 @@ begin
         returning r.queue, r.tenant_id, r.task
     )
     select array_agg(w.queue), array_agg(w.tenant_id), array_agg(w.task) into v_queues, v_tenants, v_tasks from woken as w;
-    if v_queues is not null then
-        perform hold_lanes(v_queues, v_tenants, v_tasks);
-        if p_notify then
-            perform notify_queues(v_queues);
-        end if;
-    end if;
+    perform offer_runs(v_queues, v_tenants, v_tasks, p_notify);
     return query
     select coalesce(cardinality(v_queues), 0), (select min(r.run_at) from run as r where r.state in ('scheduled', 'waiting') and r.run_at is not null);
 end
@@ -3683,14 +3668,10 @@ begin
                    array_agg(a.task) filter (where a.state = 'queued')
             into v_again, v_queues, v_tenants, v_tasks
             from again as a;
-            if v_queues is not null then
-                perform hold_lanes(v_queues, v_tenants, v_tasks);
-                if p_notify then
-                    perform notify_queues(v_queues);
-                elsif v_moved is not null then
-                    -- Who notifies after the commit knows where the runs were, and not where they went.
-                    perform notify_queues(v_moved);
-                end if;
+            perform offer_runs(v_queues, v_tenants, v_tasks, p_notify);
+            if v_moved is not null and not p_notify then
+                -- Who notifies after the commit knows where the runs were, and not where they went.
+                perform notify_queues(v_moved);
             end if;
             if v_again is not null then
                 perform end_cancelled_runs(v_again);
@@ -4829,10 +4810,7 @@ begin
         return '{}';
     end if;
     foreach v_job in array p_jobs loop
-        if v_job.queue_name !~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$' then
-            raise exception 'queue % is not a name', quote_literal(v_job.queue_name)
-                using errcode = 'HW016', hint = 'use up to 128 letters, digits and . _ : - beginning with a letter or digit';
-        end if;
+        perform check_queue_name(v_job.queue_name);
         if octet_length(v_job.args::text) > c_max_args then
             raise exception 'the arguments of task % are % bytes of JSON, the limit is %',
                 quote_literal(v_job.task_name), octet_length(v_job.args::text), c_max_args

@@ -15,10 +15,7 @@ begin
         return '{}';
     end if;
     foreach v_job in array p_jobs loop
-        if v_job.queue_name !~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$' then
-            raise exception 'queue % is not a name', quote_literal(v_job.queue_name)
-                using errcode = 'HW016', hint = 'use up to 128 letters, digits and . _ : - beginning with a letter or digit';
-        end if;
+        perform check_queue_name(v_job.queue_name);
         if octet_length(v_job.args::text) > c_max_args then
             raise exception 'the arguments of task % are % bytes of JSON, the limit is %',
                 quote_literal(v_job.task_name), octet_length(v_job.args::text), c_max_args

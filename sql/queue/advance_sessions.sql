@@ -39,11 +39,6 @@ begin
     )
     select array_agg(p.queue), array_agg(p.tenant_id), array_agg(p.task) into v_queues, v_tenants, v_tasks
     from promoted as p where p.state = 'queued';
-    if v_queues is not null then
-        perform hold_lanes(v_queues, v_tenants, v_tasks);
-        if p_notify then
-            perform notify_queues(v_queues);
-        end if;
-    end if;
+    perform offer_runs(v_queues, v_tenants, v_tasks, p_notify);
 end
 $$;

@@ -37,13 +37,7 @@ begin
         perform pg_notify(current_schema() || '.cancels', '');
     end if;
     return query
-    select i.id,
-           case when i.id = any (v_idle) then 'cancelled'
-                when i.id = any (v_running) then 'requested'
-                when exists (select from run_history as h
-                             where h.id = i.id and h.finished_at >= run_created_at(i.id)
-                               and (p_tenant is null or h.tenant_id = p_tenant)) then 'finished'
-                else 'unknown' end
-    from unnest(p_runs) as i(id);
+    select s.run_id, case when s.run_id = any (v_running) then 'requested' else s.status end
+    from run_statuses(p_tenant, p_runs, v_idle, 'cancelled', 'unknown', 'finished') as s;
 end
 $$;

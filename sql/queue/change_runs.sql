@@ -17,10 +17,7 @@ declare
     v_tasks text[];
 begin
     perform assert_read_committed();
-    if p_queue !~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$' then
-        raise exception 'queue % is not a name', quote_literal(p_queue)
-            using errcode = 'HW016', hint = 'use up to 128 letters, digits and . _ : - beginning with a letter or digit';
-    end if;
+    perform check_queue_name(p_queue);
     insert into queue (name) select p_queue where p_queue is not null on conflict do nothing;
     -- Who holds an ordered session may lock any of its runs, in no order: so that comes first.
     perform lock_ordered_sessions(p_runs, true);
@@ -41,21 +38,7 @@ begin
            array_agg(c.tenant_id) filter (where c.state = 'queued'), array_agg(c.task) filter (where c.state = 'queued')
     into v_changed, v_queues, v_tenants, v_tasks
     from changed as c;
-    if v_queues is not null then
-        perform hold_lanes(v_queues, v_tenants, v_tasks);
-        if p_notify then
-            perform notify_queues(v_queues);
-        end if;
-    end if;
-    return query
-    select i.id,
-           case when i.id = any (v_changed) then 'changed'
-                when exists (select from run as r
-                             where r.id = i.id and (p_tenant is null or r.tenant_id = p_tenant)) then 'started'
-                when exists (select from run_history as h
-                             where h.id = i.id and h.finished_at >= run_created_at(i.id)
-                               and (p_tenant is null or h.tenant_id = p_tenant)) then 'finished'
-                else 'unknown' end
-    from unnest(p_runs) as i(id);
+    perform offer_runs(v_queues, v_tenants, v_tasks, p_notify);
+    return query select * from run_statuses(p_tenant, p_runs, v_changed, 'changed', 'started', 'finished');
 end
 $$;

@@ -13,12 +13,7 @@ declare
     v_discarded bigint[];
 begin
     perform assert_read_committed();
-    perform from ordered_session as s
-    where (s.tenant_id, s.session_id) in (
-        select h.tenant_id, h.session_id from run_history as h
-        where h.id = any (p_runs) and h.finished_at >= v_oldest and h.order_no is not null)
-    order by s.tenant_id, s.session_id
-    for no key update;
+    perform lock_finished_sessions(p_runs);
     with discarded as (
         update run_history as h set state = 'cancelled'
         where h.id = any (p_runs) and h.finished_at >= v_oldest and h.state = 'failed'
@@ -31,15 +26,6 @@ begin
     from run_history as h
     where h.id = any (v_discarded) and h.finished_at >= v_oldest and h.order_no is not null
     having count(*) > 0;
-    return query
-    select i.id,
-           case when i.id = any (v_discarded) then 'discarded'
-                when exists (select from run as r
-                             where r.id = i.id and (p_tenant is null or r.tenant_id = p_tenant)) then 'live'
-                when exists (select from run_history as h
-                             where h.id = i.id and h.finished_at >= v_oldest
-                               and (p_tenant is null or h.tenant_id = p_tenant)) then 'finished'
-                else 'unknown' end
-    from unnest(p_runs) as i(id);
+    return query select * from run_statuses(p_tenant, p_runs, v_discarded, 'discarded', 'live', 'finished');
 end
 $$;

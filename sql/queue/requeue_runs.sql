@@ -22,12 +22,7 @@ declare
 begin
     perform assert_read_committed();
     -- Ordered sessions before the runs; a row of history that another requeue took meanwhile is gone by the next statement.
-    perform from ordered_session as s
-    where (s.tenant_id, s.session_id) in (
-        select h.tenant_id, h.session_id from run_history as h
-        where h.id = any (p_runs) and h.finished_at >= v_oldest and h.order_no is not null)
-    order by s.tenant_id, s.session_id
-    for no key update;
+    perform lock_finished_sessions(p_runs);
     with back as (
         delete from run_history as h
         where h.id = any (p_runs) and h.finished_at >= v_oldest and h.state in ('failed', 'cancelled')
@@ -64,22 +59,8 @@ begin
                array_agg(l.tenant_id) filter (where l.state = 'queued'), array_agg(l.task) filter (where l.state = 'queued')
         into v_requeued, v_queues, v_tenants, v_tasks
         from live as l;
-        if v_queues is not null then
-            perform hold_lanes(v_queues, v_tenants, v_tasks);
-            if p_notify then
-                perform notify_queues(v_queues);
-            end if;
-        end if;
+        perform offer_runs(v_queues, v_tenants, v_tasks, p_notify);
     end if;
-    return query
-    select i.id,
-           case when i.id = any (v_requeued) then 'requeued'
-                when exists (select from run as r
-                             where r.id = i.id and (p_tenant is null or r.tenant_id = p_tenant)) then 'live'
-                when exists (select from run_history as h
-                             where h.id = i.id and h.finished_at >= v_oldest
-                               and (p_tenant is null or h.tenant_id = p_tenant)) then 'succeeded'
-                else 'unknown' end
-    from unnest(p_runs) as i(id);
+    return query select * from run_statuses(p_tenant, p_runs, v_requeued, 'requeued', 'live', 'succeeded');
 end
 $$;

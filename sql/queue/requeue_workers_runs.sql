@@ -55,11 +55,8 @@ begin
                 array[cardinality(v_poison)]),
             p_notify);
     end if;
-    perform hold_lanes(v_queues, v_tenants, v_tasks);
+    perform offer_runs(v_queues, v_tenants, v_tasks, p_notify);
     perform end_cancelled_runs(v_runs);
-    if p_notify then
-        perform notify_queues(v_queues);
-    end if;
     return cardinality(v_queues);
 end
 $$;

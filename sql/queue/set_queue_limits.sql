@@ -28,10 +28,7 @@ begin
                 using errcode = 'HW016', hint = 'give a whole number from 0 on, or null for none';
         end if;
     end loop;
-    if p_queue !~ '^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$' then
-        raise exception 'queue % is not a name', quote_literal(p_queue)
-            using errcode = 'HW016', hint = 'use up to 128 letters, digits and . _ : - beginning with a letter or digit';
-    end if;
+    perform check_queue_name(p_queue);
     insert into queue (name) values (p_queue) on conflict do nothing;
     select q.* into v_queue from queue as q where q.name = p_queue for no key update;
     v_queue := jsonb_populate_record(

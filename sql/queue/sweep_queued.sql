@@ -62,10 +62,7 @@ begin
     into v_queues, v_tenants, v_tasks, v_last;
     perform walk_reached('queued', v_last);
     if v_queues is not null then
-        perform hold_lanes(v_queues, v_tenants, v_tasks);
-        if p_notify then
-            perform notify_queues(v_queues);
-        end if;
+        perform offer_runs(v_queues, v_tenants, v_tasks, p_notify);
         return query select 'queued run without lane', cardinality(v_queues);
     end if;
 end

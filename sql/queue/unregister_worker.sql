@@ -25,11 +25,8 @@ begin
     into v_runs, v_queues, v_tenants, v_tasks from released as q;
     if v_queues is not null then
         perform free_slots(v_queues, v_tenants);
-        perform hold_lanes(v_queues, v_tenants, v_tasks);
+        perform offer_runs(v_queues, v_tenants, v_tasks, p_notify);
         perform end_cancelled_runs(v_runs);
-        if p_notify then
-            perform notify_queues(v_queues);
-        end if;
     end if;
     delete from worker where id = p_worker;
     return query select coalesce(cardinality(v_queues), 0);

@@ -26,12 +26,7 @@ begin
         returning r.queue, r.tenant_id, r.task
     )
     select array_agg(w.queue), array_agg(w.tenant_id), array_agg(w.task) into v_queues, v_tenants, v_tasks from woken as w;
-    if v_queues is not null then
-        perform hold_lanes(v_queues, v_tenants, v_tasks);
-        if p_notify then
-            perform notify_queues(v_queues);
-        end if;
-    end if;
+    perform offer_runs(v_queues, v_tenants, v_tasks, p_notify);
     return query
     select coalesce(cardinality(v_queues), 0), (select min(r.run_at) from run as r where r.state in ('scheduled', 'waiting') and r.run_at is not null);
 end

@@ -186,14 +186,10 @@ begin
                    array_agg(a.task) filter (where a.state = 'queued')
             into v_again, v_queues, v_tenants, v_tasks
             from again as a;
-            if v_queues is not null then
-                perform hold_lanes(v_queues, v_tenants, v_tasks);
-                if p_notify then
-                    perform notify_queues(v_queues);
-                elsif v_moved is not null then
-                    -- Who notifies after the commit knows where the runs were, and not where they went.
-                    perform notify_queues(v_moved);
-                end if;
+            perform offer_runs(v_queues, v_tenants, v_tasks, p_notify);
+            if v_moved is not null and not p_notify then
+                -- Who notifies after the commit knows where the runs were, and not where they went.
+                perform notify_queues(v_moved);
             end if;
             if v_again is not null then
                 perform end_cancelled_runs(v_again);

@@ -29,18 +29,24 @@ async def test_no_more_runs_are_under_way_than_there_are_slots(app: App, work: W
     assert most == 20
 
 
-async def test_what_was_claimed_ahead_goes_back_when_the_worker_leaves(
-    app: App, conninfo: str, connection: Connection
-) -> None:
+def held_after(app: App, count: int) -> tuple[list[int], asyncio.Event]:
+    """Gives `app` the task `brief`: the numbers that it was started with, and what those from `count` on wait for."""
     started: list[int] = []
     hold = asyncio.Event()
 
     @app.task(name="brief")
     async def brief(number: int) -> None:
         started.append(number)
-        if number >= 300:
+        if number >= count:
             await hold.wait()
 
+    return started, hold
+
+
+async def test_what_was_claimed_ahead_goes_back_when_the_worker_leaves(
+    app: App, conninfo: str, connection: Connection
+) -> None:
+    started, _ = held_after(app, 300)
     for number in range(400):
         await enqueue(connection, task="brief", args=f'{{"number": {number}}}')
     async with at_work(app, conninfo, concurrency=10):
@@ -54,15 +60,7 @@ async def test_what_was_claimed_ahead_goes_back_when_the_worker_leaves(
 async def test_a_run_cancelled_while_it_waits_for_a_slot_never_starts(
     app: App, conninfo: str, connection: Connection
 ) -> None:
-    started: list[int] = []
-    hold = asyncio.Event()
-
-    @app.task(name="brief")
-    async def brief(number: int) -> None:
-        started.append(number)
-        if number >= 300:
-            await hold.wait()
-
+    started, hold = held_after(app, 300)
     ids = []
     for number in range(400):
         ids += await enqueue(connection, task="brief", args=f'{{"number": {number}}}')

@@ -160,10 +160,10 @@ async def test_another_isolation_than_read_committed_is_refused(connection: Conn
     assert level in str(error)
 
 
-@pytest.mark.parametrize("args", ["[1]", '"text"', "null", "3"])
-async def test_arguments_that_are_no_object_are_refused(connection: Connection, args: str) -> None:
-    with pytest.raises(psycopg.errors.CheckViolation, match="run_args_check"):
-        await enqueue_runs(connection, [NewRun("default", "t", args)])
+async def test_arguments_that_are_no_object_are_refused(connection: Connection) -> None:
+    for args in ("[1]", '"text"', "null", "3"):
+        with pytest.raises(psycopg.errors.CheckViolation, match="run_args_check"):
+            await enqueue_runs(connection, [NewRun("default", "t", args)])
 
 
 async def test_one_run_by_hand_says_what_is_wrong(connection: Connection) -> None:

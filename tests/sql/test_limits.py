@@ -236,9 +236,8 @@ async def test_weights_share_a_queue_whatever_the_size_of_a_claim(connection: Co
     assert 0.72 <= taken.count(heavy) / len(taken) <= 0.78
 
 
-@pytest.mark.parametrize(
-    "limits",
-    [
+async def test_a_limit_that_makes_no_sense_is_refused(connection: Connection) -> None:
+    for limits in (
         {"max_running": -1},
         {"max_running": "3"},
         {"max_runing": 3},
@@ -246,9 +245,7 @@ async def test_weights_share_a_queue_whatever_the_size_of_a_claim(connection: Co
         {"starts_per_period": 5},
         {"max_queued": 1.5},
         {"starts_per_period": 1, "period_s": 0},
-    ],
-)
-async def test_a_limit_that_makes_no_sense_is_refused(connection: Connection, limits: dict[str, Any]) -> None:
-    with pytest.raises(psycopg.Error) as refused:
-        await limit(connection, **limits)
-    assert isinstance(from_psycopg(refused.value), BadValue)
+    ):
+        with pytest.raises(psycopg.Error) as refused:
+            await limit(connection, **limits)
+        assert isinstance(from_psycopg(refused.value), BadValue)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -73,6 +74,22 @@ async def test_a_failed_head_that_blocks_lets_go_when_it_is_discarded(connection
     assert await discard_runs(connection, None, [first, second]) == {first: "discarded", second: "live"}
     assert [run.id for run in await claim(connection)] == [second]
     assert await rows(connection, "select state from run_history") == ["cancelled"]
+
+
+@pytest.mark.parametrize("act", [discard_runs, requeue_runs])
+async def test_who_takes_up_a_failed_run_locks_its_session_before_the_run(
+    connection: Connection, conninfo: str, act: Callable[..., Awaitable[dict[int, str]]]
+) -> None:
+    (first,) = await ordered(connection, 1, kind="block")
+    (run,) = await claim(connection)
+    await write(connection, outcome(run, "failed"))
+    async with await connect(conninfo) as holder, await connect(conninfo) as operator:
+        async with holder.transaction():
+            await holder.execute("select from ordered_session for no key update")
+            acting = asyncio.create_task(act(operator, None, [first]))
+            await until_blocked(connection, operator)
+            await holder.execute("select from run_history where id = %s for update nowait", [first])
+        assert await acting in ({first: "discarded"}, {first: "requeued"})
 
 
 async def test_a_requeued_run_whose_session_went_on_goes_to_the_end(connection: Connection) -> None:

@@ -81,10 +81,10 @@ def test_a_collection_of_an_unknown_tenant_is_refused(db: psycopg.Connection) ->
     assert state_of(raised) == "HW009"
 
 
-@pytest.mark.parametrize(("name", "dimensions"), [("", 3), ("-x", 3), ("a b", 3), ("x", 0), ("x", 4001)])
-def test_a_collection_out_of_bounds_is_refused(db: psycopg.Connection, name: str, dimensions: int) -> None:
-    with pytest.raises(errors.CheckViolation):
-        db.execute("select create_collection('default', %s, 'axes', %s)", [name, dimensions])
+def test_a_collection_out_of_bounds_is_refused(db: psycopg.Connection) -> None:
+    for name, dimensions in (("", 3), ("-x", 3), ("a b", 3), ("x", 0), ("x", 4001)):
+        with pytest.raises(errors.CheckViolation):
+            db.execute("select create_collection('default', %s, 'axes', %s)", [name, dimensions])
 
 
 def test_a_document_for_an_unknown_collection_is_refused(db: psycopg.Connection) -> None:

@@ -151,10 +151,10 @@ def test_a_session_of_an_unknown_tenant_raises(db: psycopg.Connection) -> None:
     assert raised.value.sqlstate == "HW009"
 
 
-@pytest.mark.parametrize("name", ["", "-x", "run:7x", "runs:7", "a b", "a/b", "x" * 129, "ü"])
-def test_a_session_id_that_is_no_name_is_refused(db: psycopg.Connection, name: str) -> None:
-    with pytest.raises(errors.CheckViolation):
-        db.execute("select create_session('default', %s)", [name])
+def test_a_session_id_that_is_no_name_is_refused(db: psycopg.Connection) -> None:
+    for name in ("", "-x", "run:7x", "runs:7", "a b", "a/b", "x" * 129, "ü"):
+        with pytest.raises(errors.CheckViolation):
+            db.execute("select create_session('default', %s)", [name])
 
 
 def test_a_page_begins_after_its_number_and_has_its_limit(db: psycopg.Connection) -> None:

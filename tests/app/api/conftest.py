@@ -113,7 +113,7 @@ def stored(db: psycopg.Connection) -> Callable[[], int]:
 
 def as_problem(response: httpx.Response, status: int, slug: str) -> dict[str, Any]:
     """The problem document of an answer, after checking that it is one, of this kind."""
-    assert response.status_code == status, response.text
+    assert response.status_code == status, f"{response.request.method} {response.request.url}: {response.text}"
     assert response.headers["content-type"].split(";")[0] == "application/problem+json"
     problem: dict[str, Any] = response.json()
     assert problem["status"] == status

@@ -26,29 +26,25 @@ async def test_an_unknown_task_is_told_with_those_that_come_close(
     assert stored() == 0
 
 
-@pytest.mark.parametrize(
-    ("args", "pointers"),
-    [
+async def test_arguments_that_break_the_tasks_schema_are_pointed_at(
+    api: httpx.AsyncClient, task: str, stored: Stored
+) -> None:
+    for args, pointers in (
         ({}, ["/args"]),
         ({"id": "7"}, ["/args/id"]),
         ({"id": 7, "to": ["a", 1, None]}, ["/args/to/1", "/args/to/2"]),
         ({"id": 7, "surplus": 1}, ["/args"]),
         ([], ["/args"]),
         ("text", ["/args"]),
-    ],
-)
-async def test_arguments_that_break_the_tasks_schema_are_pointed_at(
-    api: httpx.AsyncClient, task: str, stored: Stored, args: Any, pointers: list[str]
-) -> None:
-    response = await api.post("/v1/runs", json={"task": task, "args": args})
-    problem = as_problem(response, 422, "invalid-arguments" if isinstance(args, dict) else "invalid-request")
-    assert [error["pointer"] for error in problem["errors"]] == pointers
-    assert stored() == 0
+    ):
+        response = await api.post("/v1/runs", json={"task": task, "args": args})
+        problem = as_problem(response, 422, "invalid-arguments" if isinstance(args, dict) else "invalid-request")
+        assert [error["pointer"] for error in problem["errors"]] == pointers
+        assert stored() == 0
 
 
-@pytest.mark.parametrize(
-    ("body", "pointer"),
-    [
+async def test_a_field_that_does_not_fit_is_pointed_at(api: httpx.AsyncClient, task: str, stored: Stored) -> None:
+    for body, pointer in (
         ({}, ""),
         ({"task": ""}, "/task"),
         ({"task": "invoice.send", "priority": "high"}, "/priority"),
@@ -59,21 +55,17 @@ async def test_arguments_that_break_the_tasks_schema_are_pointed_at(
         ({"task": "invoice.send", "run_at": "2026-01-01T00:00:00"}, "/run_at"),
         ({"task": "invoice.send", "unique_key": "x" * 256}, "/unique_key"),
         ({"task": "invoice.send", "unknown": 1}, ""),
-    ],
-)
-async def test_a_field_that_does_not_fit_is_pointed_at(
-    api: httpx.AsyncClient, task: str, stored: Stored, body: dict[str, Any], pointer: str
-) -> None:
-    problem = as_problem(await api.post("/v1/runs", json=body), 422, "invalid-request")
-    assert problem["errors"][0]["pointer"] == pointer if pointer else True
-    assert stored() == 0
+    ):
+        problem = as_problem(await api.post("/v1/runs", json=body), 422, "invalid-request")
+        assert problem["errors"][0]["pointer"] == pointer if pointer else True
+        assert stored() == 0
 
 
-@pytest.mark.parametrize("path", ["/v1/runs", "/v1/runs/batch"])
-async def test_a_body_over_the_limit_is_refused(api: httpx.AsyncClient, task: str, stored: Stored, path: str) -> None:
-    body = b'{"task": "invoice.send", "args": {"id": 7, "note": "' + b"x" * MAX_BODY + b'"}}'
-    as_problem(await api.post(path, content=body), 413, "too-large")
-    assert stored() == 0
+async def test_a_body_over_the_limit_is_refused(api: httpx.AsyncClient, task: str, stored: Stored) -> None:
+    for path in ("/v1/runs", "/v1/runs/batch"):
+        body = b'{"task": "invoice.send", "args": {"id": 7, "note": "' + b"x" * MAX_BODY + b'"}}'
+        as_problem(await api.post(path, content=body), 413, "too-large")
+        assert stored() == 0
 
 
 async def test_a_body_over_the_limit_is_refused_also_when_its_length_is_not_announced(
@@ -88,30 +80,25 @@ async def test_a_body_over_the_limit_is_refused_also_when_its_length_is_not_anno
     assert stored() == 0
 
 
-@pytest.mark.parametrize("path", ["/v1/runs", "/v1/runs/batch"])
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"{",
-        b'{"task": "invoice.send"',
-        b'{"task": "invoice.send",}',
-        b"task=invoice.send",
-        b'{"runs": [{"task": "invoice.send"} {"task": "invoice.send"}]}',
-        b'{"runs": [{"task": "invoice.send"},]}',
-        b'{"task": "\xff"}',
-        b"\x00",
-        b'{"runs": ' + b"[" * 20_000,
-        b'{"task": "invoice.send", "args": {"id": 7, "note": ' + b"[" * 20_000 + b"]" * 20_000 + b"}}",
-    ],
-)
-async def test_broken_json_is_refused(
-    api: httpx.AsyncClient, task: str, stored: Stored, path: str, body: bytes
-) -> None:
-    response = await api.post(path, content=body, headers={"Content-Type": "application/json"})
-    slug = "invalid-json" if response.status_code == 400 else "invalid-request"
-    as_problem(response, response.status_code, slug)
-    assert response.status_code in (400, 422)
-    assert stored() == 0
+async def test_broken_json_is_refused(api: httpx.AsyncClient, task: str, stored: Stored) -> None:
+    for path in ("/v1/runs", "/v1/runs/batch"):
+        for body in (
+            b"{",
+            b'{"task": "invoice.send"',
+            b'{"task": "invoice.send",}',
+            b"task=invoice.send",
+            b'{"runs": [{"task": "invoice.send"} {"task": "invoice.send"}]}',
+            b'{"runs": [{"task": "invoice.send"},]}',
+            b'{"task": "\xff"}',
+            b"\x00",
+            b'{"runs": ' + b"[" * 20_000,
+            b'{"task": "invoice.send", "args": {"id": 7, "note": ' + b"[" * 20_000 + b"]" * 20_000 + b"}}",
+        ):
+            response = await api.post(path, content=body, headers={"Content-Type": "application/json"})
+            slug = "invalid-json" if response.status_code == 400 else "invalid-request"
+            as_problem(response, response.status_code, slug)
+            assert response.status_code in (400, 422)
+            assert stored() == 0
 
 
 async def test_no_body_at_all_is_refused(api: httpx.AsyncClient, task: str) -> None:
@@ -119,23 +106,19 @@ async def test_no_body_at_all_is_refused(api: httpx.AsyncClient, task: str) -> N
     assert "no body" in problem["detail"]
 
 
-@pytest.mark.parametrize(
-    "value", ['"\\u0000"', '"a\\u0000b"', '"\\ud800"', '"\\udc00\\ud800"', "NaN", "Infinity", "-Infinity"]
-)
-async def test_what_postgres_cannot_hold_is_refused(
-    api: httpx.AsyncClient, task: str, stored: Stored, value: str
-) -> None:
-    body = f'{{"task": "invoice.send", "args": {{"id": 7, "note": {value}}}}}'
-    problem = as_problem(await api.post("/v1/runs", content=body), 422, "bad-value")
-    assert problem["code"] == "HW016"
-    assert stored() == 0
+async def test_what_postgres_cannot_hold_is_refused(api: httpx.AsyncClient, task: str, stored: Stored) -> None:
+    for value in ('"\\u0000"', '"a\\u0000b"', '"\\ud800"', '"\\udc00\\ud800"', "NaN", "Infinity", "-Infinity"):
+        body = f'{{"task": "invoice.send", "args": {{"id": 7, "note": {value}}}}}'
+        problem = as_problem(await api.post("/v1/runs", content=body), 422, "bad-value")
+        assert problem["code"] == "HW016"
+        assert stored() == 0
 
 
-@pytest.mark.parametrize("field", ["task", "unique_key"])
-async def test_nul_is_refused_wherever_it_stands(api: httpx.AsyncClient, task: str, stored: Stored, field: str) -> None:
-    body = {"task": task, "args": {"id": 7}, field: "a\0b"}
-    assert as_problem(await api.post("/v1/runs", json=body), 422, "bad-value")["code"] == "HW016"
-    assert stored() == 0
+async def test_nul_is_refused_wherever_it_stands(api: httpx.AsyncClient, task: str, stored: Stored) -> None:
+    for field in ("task", "unique_key"):
+        body = {"task": task, "args": {"id": 7}, field: "a\0b"}
+        assert as_problem(await api.post("/v1/runs", json=body), 422, "bad-value")["code"] == "HW016"
+        assert stored() == 0
 
 
 @pytest.mark.parametrize("value", ['"\\u0000"', '"\\ud800"', "NaN", "[1, {}, Infinity]"])
@@ -161,12 +144,12 @@ async def test_an_escaped_backslash_before_u0000_is_only_text(api: httpx.AsyncCl
     assert response.json()["args"]["note"] == "\\u0000 and 😀"
 
 
-@pytest.mark.parametrize("where", ["/v1/runs", "/v1/tenants"])
-@pytest.mark.parametrize("cursor", ["x", "!!!", "AAAA", "MTIzNDU2Nzg5MDEyMw", "é", "%00", "'; drop table run;--"])
-async def test_a_bad_cursor_is_refused(api: httpx.AsyncClient, keys: Keys, where: str, cursor: str) -> None:
-    headers = {"Authorization": f"Bearer {keys.admin}"}
-    problem = as_problem(await api.get(where, params={"cursor": cursor}, headers=headers), 400, "bad-cursor")
-    assert problem["errors"][0]["parameter"] == "cursor"
+async def test_a_bad_cursor_is_refused(api: httpx.AsyncClient, keys: Keys) -> None:
+    for where in ("/v1/runs", "/v1/tenants"):
+        for cursor in ("x", "!!!", "AAAA", "MTIzNDU2Nzg5MDEyMw", "é", "%00", "'; drop table run;--"):
+            headers = {"Authorization": f"Bearer {keys.admin}"}
+            problem = as_problem(await api.get(where, params={"cursor": cursor}, headers=headers), 400, "bad-cursor")
+            assert problem["errors"][0]["parameter"] == "cursor"
 
 
 async def test_a_cursor_of_another_list_is_refused(api: httpx.AsyncClient, task: str) -> None:
@@ -176,24 +159,22 @@ async def test_a_cursor_of_another_list_is_refused(api: httpx.AsyncClient, task:
     as_problem(await api.get("/v1/runs", params={"cursor": cursor, "state": "queued"}), 400, "bad-cursor")
 
 
-@pytest.mark.parametrize(
-    "query", ["limit=0", "limit=201", "limit=x", "state=done", "cursor=" + "a" * 2000, "limit=" + "9" * 30]
-)
-async def test_a_parameter_out_of_its_range_is_named(api: httpx.AsyncClient, query: str) -> None:
-    problem = as_problem(await api.get(f"/v1/runs?{query}"), 400, "invalid-request")
-    assert problem["errors"][0]["parameter"] == query.split("=", maxsplit=1)[0]
+async def test_a_parameter_out_of_its_range_is_named(api: httpx.AsyncClient) -> None:
+    for query in ("limit=0", "limit=201", "limit=x", "state=done", "cursor=" + "a" * 2000, "limit=" + "9" * 30):
+        problem = as_problem(await api.get(f"/v1/runs?{query}"), 400, "invalid-request")
+        assert problem["errors"][0]["parameter"] == query.split("=", maxsplit=1)[0]
 
 
-@pytest.mark.parametrize("query", ["queue=%00", "task=a%00b", "session=%00"])
-async def test_nul_in_a_filter_is_refused(api: httpx.AsyncClient, query: str) -> None:
-    as_problem(await api.get(f"/v1/runs?{query}"), 422, "bad-value")
+async def test_nul_in_a_filter_is_refused(api: httpx.AsyncClient) -> None:
+    for query in ("queue=%00", "task=a%00b", "session=%00"):
+        as_problem(await api.get(f"/v1/runs?{query}"), 422, "bad-value")
 
 
-@pytest.mark.parametrize("run_id", ["0", "x", "-1", "1.5", "9223372036854775808", "٣", "%00", "9" * 30])
-async def test_an_id_that_no_run_has_is_unknown(api: httpx.AsyncClient, run_id: str) -> None:
-    for method, path in (("GET", ""), ("POST", "/cancel"), ("POST", "/requeue"), ("GET", "/steps")):
-        problem = as_problem(await api.request(method, f"/v1/runs/{run_id}{path}"), 404, "unknown-run")
-        assert problem["code"] == "HW002"
+async def test_an_id_that_no_run_has_is_unknown(api: httpx.AsyncClient) -> None:
+    for run_id in ("0", "x", "-1", "1.5", "9223372036854775808", "٣", "%00", "9" * 30):
+        for method, path in (("GET", ""), ("POST", "/cancel"), ("POST", "/requeue"), ("GET", "/steps")):
+            problem = as_problem(await api.request(method, f"/v1/runs/{run_id}{path}"), 404, "unknown-run")
+            assert problem["code"] == "HW002"
 
 
 async def test_another_tenants_run_is_unknown_not_forbidden(
@@ -213,14 +194,12 @@ async def test_another_tenants_run_is_unknown_not_forbidden(
     assert db.execute("select state from run").fetchall() == [("queued",)]
 
 
-@pytest.mark.parametrize("key", ["", "a b", "x" * 256, "naïve"])
-async def test_a_malformed_idempotency_key_is_refused(
-    api: httpx.AsyncClient, task: str, stored: Stored, key: str
-) -> None:
-    body = {"task": task, "args": {"id": 7}}
-    headers = {"Idempotency-Key": key.encode()}
-    as_problem(await api.post("/v1/runs", json=body, headers=headers), 400, "invalid-request")
-    assert stored() == 0
+async def test_a_malformed_idempotency_key_is_refused(api: httpx.AsyncClient, task: str, stored: Stored) -> None:
+    for key in ("", "a b", "x" * 256, "naïve"):
+        body = {"task": task, "args": {"id": 7}}
+        headers = {"Idempotency-Key": key.encode()}
+        as_problem(await api.post("/v1/runs", json=body, headers=headers), 400, "invalid-request")
+        assert stored() == 0
 
 
 async def test_a_batch_of_more_than_a_thousand_is_refused(api: httpx.AsyncClient, task: str, stored: Stored) -> None:
@@ -230,6 +209,6 @@ async def test_a_batch_of_more_than_a_thousand_is_refused(api: httpx.AsyncClient
     assert stored() == 0
 
 
-@pytest.mark.parametrize("body", ["[]", "7", '{"items": []}', '{"runs": {}}', '{"runs": [], "more": 1}', "null"])
-async def test_a_batch_of_another_form_is_refused(api: httpx.AsyncClient, body: str) -> None:
-    as_problem(await api.post("/v1/runs/batch", content=body), 422, "invalid-request")
+async def test_a_batch_of_another_form_is_refused(api: httpx.AsyncClient) -> None:
+    for body in ("[]", "7", '{"items": []}', '{"runs": {}}', '{"runs": [], "more": 1}', "null"):
+        as_problem(await api.post("/v1/runs/batch", content=body), 422, "invalid-request")

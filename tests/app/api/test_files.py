@@ -39,20 +39,16 @@ async def test_a_file_is_its_tenants_alone(acme: httpx.AsyncClient, running: Run
             assert (refused.status_code, refused.headers["Content-Type"]) == (404, "application/problem+json")
 
 
-@pytest.mark.parametrize(
-    ("params", "size", "status"), [({"filename": "a"}, MAX_BODY + 1, 413), ({}, 1, 400), ({"filename": ""}, 1, 400)]
-)
-async def test_what_cannot_be_kept_is_a_problem(
-    acme: httpx.AsyncClient, params: dict[str, str], size: int, status: int
-) -> None:
-    refused = await acme.post("/v1/files", params=params, content=bytes(size))
-    assert refused.headers["Content-Type"] == "application/problem+json"
-    assert refused.status_code == status, refused.text
-    if status == 413:
-        assert f"over {MAX_BODY:,} bytes" in refused.json()["detail"]
+async def test_what_cannot_be_kept_is_a_problem(acme: httpx.AsyncClient) -> None:
+    for params, size, status in (({"filename": "a"}, MAX_BODY + 1, 413), ({}, 1, 400), ({"filename": ""}, 1, 400)):
+        refused = await acme.post("/v1/files", params=params, content=bytes(size))
+        assert refused.headers["Content-Type"] == "application/problem+json"
+        assert refused.status_code == status, refused.text
+        if status == 413:
+            assert f"over {MAX_BODY:,} bytes" in refused.json()["detail"]
 
 
-@pytest.mark.parametrize("file_id", ["0", "12", "x", "9" * 30, "-1"])
-async def test_an_unknown_id_is_a_problem(acme: httpx.AsyncClient, file_id: str) -> None:
-    refused = await acme.get(f"/v1/files/{file_id}/content")
-    assert (refused.status_code, refused.json()["type"]) == (404, "urn:howdah:problem:unknown-file")
+async def test_an_unknown_id_is_a_problem(acme: httpx.AsyncClient) -> None:
+    for file_id in ("0", "12", "x", "9" * 30, "-1"):
+        refused = await acme.get(f"/v1/files/{file_id}/content")
+        assert (refused.status_code, refused.json()["type"]) == (404, "urn:howdah:problem:unknown-file")

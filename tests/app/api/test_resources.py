@@ -29,10 +29,10 @@ async def test_a_tenant_is_made_once(admin: httpx.AsyncClient) -> None:
     as_problem(await admin.get("/v1/tenants/nobody"), 404, "unknown-tenant")
 
 
-@pytest.mark.parametrize("tenant_id", ["", "UPPER", "-x", "a b", "x" * 64, "ä", "a/b", "a\n", 7, None])
-async def test_a_tenants_id_of_another_form_is_refused(admin: httpx.AsyncClient, tenant_id: object) -> None:
-    problem = as_problem(await admin.post("/v1/tenants", json={"id": tenant_id}), 422, "invalid-request")
-    assert problem["errors"][0]["pointer"] == "/id"
+async def test_a_tenants_id_of_another_form_is_refused(admin: httpx.AsyncClient) -> None:
+    for tenant_id in ("", "UPPER", "-x", "a b", "x" * 64, "ä", "a/b", "a\n", 7, None):
+        problem = as_problem(await admin.post("/v1/tenants", json={"id": tenant_id}), 422, "invalid-request")
+        assert problem["errors"][0]["pointer"] == "/id"
 
 
 async def test_tenants_are_listed_in_pages(admin: httpx.AsyncClient) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import httpx
 import psycopg
-import pytest
 
 from tests.app.api.conftest import as_problem
 
@@ -51,9 +50,8 @@ async def test_what_a_run_brings_with_it_is_on_disk(api: httpx.AsyncClient, task
     assert db.execute(kept).fetchall() == [(3600,)]
 
 
-@pytest.mark.parametrize(
-    ("fields", "pointer"),
-    [
+async def test_what_makes_no_sense_is_refused_with_its_place(api: httpx.AsyncClient, task: str) -> None:
+    for fields, pointer in (
         ({"order": "skip"}, "/order"),
         ({"order": "first", "session": "s"}, "/order"),
         ({"idempotency_window_s": 60}, "/idempotency_window_s"),
@@ -63,15 +61,11 @@ async def test_what_a_run_brings_with_it_is_on_disk(api: httpx.AsyncClient, task
         ({"retry": {"jitter": 2}}, "/retry/jitter"),
         ({"retry": {"times": 2}}, "/retry"),
         ({"retry": 3}, "/retry"),
-    ],
-)
-async def test_what_makes_no_sense_is_refused_with_its_place(
-    api: httpx.AsyncClient, task: str, fields: dict[str, Any], pointer: str
-) -> None:
-    problem = as_problem(await api.post("/v1/runs", json={**BODY, **fields}), 422, "invalid-request")
-    assert problem["errors"][0]["pointer"] == pointer
-    (item,) = (await api.post("/v1/runs/batch", json={"runs": [{**BODY, **fields}]})).json()["items"]
-    assert (item["status"], item["problem"]["errors"][0]["pointer"]) == (422, f"/runs/0{pointer}")
+    ):
+        problem = as_problem(await api.post("/v1/runs", json={**BODY, **fields}), 422, "invalid-request")
+        assert problem["errors"][0]["pointer"] == pointer
+        (item,) = (await api.post("/v1/runs/batch", json={"runs": [{**BODY, **fields}]})).json()["items"]
+        assert (item["status"], item["problem"]["errors"][0]["pointer"]) == (422, f"/runs/0{pointer}")
 
 
 async def test_a_full_queue_asks_to_come_back_later(api: httpx.AsyncClient, task: str, db: psycopg.Connection) -> None:
