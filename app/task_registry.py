@@ -11,7 +11,7 @@ import structlog
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
 from referencing import Registry
-from sqlalchemy import Text, cast, select
+from sqlalchemy import Text, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from howdah.app.recent import Recent
@@ -77,7 +77,13 @@ class TaskRegistry:
 
     async def _read(self, _: str) -> dict[str, RegisteredTask]:
         async with self._engine.connect() as connection:
-            rows = await connection.execute(select(task.c.name, task.c.queue, cast(task.c.args_schema, Text)))
+            # The plain name of a task with versions stands for the newest.
+            meant = task.alias()
+            rows = await connection.execute(
+                select(task.c.name, meant.c.queue, cast(meant.c.args_schema, Text)).join(
+                    meant, meant.c.name == func.coalesce(task.c.newest, task.c.name)
+                )
+            )
             self._known = {name: self._entry(name, queue, schema) for name, queue, schema in rows}
         return self._known
 

@@ -76,17 +76,13 @@ class Execution:
             if self.task is not None:
                 self.task.cancel()
 
+    def close(self) -> None:
+        """Its code has ended: nothing more comes of it."""
+        if self._run is not None:
+            self._run.close()
+
     async def outcome(self) -> list[RunItem]:
         """Run it; what is to be written about it, in order. Empty when this attempt no longer counts."""
-        try:
-            items = await self._outcome()
-        finally:
-            if self._run is not None:
-                self._run.close()
-        # At rest or lost, it is not this attempt's any more, whatever its code did as it was told.
-        return [] if self.stop in (Stop.RESTING, Stop.LOST) else items
-
-    async def _outcome(self) -> list[RunItem]:
         claimed = self.claimed
         if self.stop is not None:
             # Asked to stop while it waited for a slot.

@@ -137,6 +137,7 @@ class RunsInHand:
         try:
             items = await execution.outcome()
         finally:
+            execution.close()
             self._duration += (clock() - started_at - self._duration) / DURATIONS
             if self._running.get(claimed.id) is execution:
                 del self._running[claimed.id]
@@ -144,7 +145,8 @@ class RunsInHand:
                 self._start_waiting()
             # The next claim need not wait until this outcome is written: the two go side by side.
             self.freed.set()
-        if not items:
+        # At rest or lost, it is not this attempt's any more, whatever its code did as it was told.
+        if not items or execution.stop in (Stop.RESTING, Stop.LOST):
             return
         self._unwritten.add((claimed.id, claimed.attempt))
         *events, outcome = items

@@ -6,20 +6,20 @@ create view runs as
 select r.id, r.tenant_id, r.queue, r.task, r.state, r.priority, r.session_id, r.attempt, r.failures, r.deaths,
        r.worker_id, run_created_at(r.id) as created_at, r.run_at, r.claimed_at, null::timestamptz as finished_at,
        r.args, null::jsonb as output, r.error, r.order_no, r.on_failure, r.deadline, r.retry, r.unique_key, r.suspect,
-       r.deaths_alone, r.cancel_requested
+       r.deaths_alone, r.cancel_requested, r.parent_id, r.parent_step, r.awaits
 from run as r
 where r.state <> 'running'
 union all
 select r.id, r.tenant_id, r.queue, r.task, r.state, r.priority, r.session_id, r.attempt, r.failures, r.deaths,
        r.worker_id, run_created_at(r.id) as created_at, r.run_at, r.claimed_at, null::timestamptz as finished_at,
        r.args, null::jsonb as output, r.error, r.order_no, r.on_failure, r.deadline, r.retry, r.unique_key, r.suspect,
-       r.deaths_alone, r.cancel_requested
+       r.deaths_alone, r.cancel_requested, r.parent_id, r.parent_step, r.awaits
 from run as r
 where r.state = 'running'
 union all
 select h.id, h.tenant_id, h.queue, h.task, h.state, h.priority, h.session_id, h.attempt, h.failures, h.deaths,
        h.worker_id, run_created_at(h.id), null, h.claimed_at, h.finished_at, h.args, h.output, h.error, h.order_no,
-       h.on_failure, null, h.retry, null, false, h.deaths_alone, false
+       h.on_failure, null, h.retry, null, false, h.deaths_alone, false, h.parent_id, h.parent_step, null
 from run_history as h;
 
 create view failures as
@@ -134,15 +134,30 @@ from schedule as s;
 
 create view steps as
 select c.run_id, c.step, c.tenant_id, c.attempt, c.started_at, c.finished_at,
-       c.finished_at - c.started_at as took, pg_column_size(c.output) as bytes, c.repeats, c.output
+       c.finished_at - c.started_at as took, pg_column_size(c.output) as bytes, c.repeats, c.output, c.after
 from checkpoint as c;
+
+-- What waiting runs wait for, a row each. until: when the run is woken at the latest.
+create view waits as
+select r.id as run_id, r.tenant_id, r.task,
+       case when a ? 'signal' then 'signal' when a ? 'children' then 'children' when a ? 'events' then 'events'
+            else 'time' end as kind,
+       coalesce(a ->> 'signal', a ->> 'children', a ->> 'sleep', r.session_id) as name, a -> 'choices' as choices,
+       r.run_at as until
+from run as r
+cross join lateral jsonb_array_elements(r.awaits) as a
+where r.state = 'waiting';
+
+create view signals as
+select s.run_id, s.tenant_id, s.name, s.no, s.payload, s.key, s.sent_at
+from signal as s;
 
 create view tenants as
 select t.id, t.name, t.weight, t.paused, t.created_at
 from tenant as t;
 
 create view tasks as
-select t.name, t.kind, t.queue, t.paused, t.description, t.updated_at
+select t.name, t.kind, t.queue, t.paused, t.description, t.updated_at, t.newest
 from task as t;
 
 -- tenant_id null: an administrator's. Nobody can read a key's secret.

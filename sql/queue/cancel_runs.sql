@@ -1,5 +1,5 @@
 -- Cancels runs: at once where they are not running, else by asking their worker. A waiting workflow is woken, so that its
--- code may tidy up. An ordered session goes on without them.
+-- code may tidy up; cancelled again before that, it ends at once. An ordered session goes on without them.
 -- p_tenant null: any tenant's (operators). status: cancelled | requested | finished | unknown.
 create function cancel_runs(p_tenant text, p_runs bigint[], p_reason text default 'cancelled', p_notify boolean default true)
 returns table (run_id bigint, status text)
@@ -14,12 +14,12 @@ begin
     perform assert_read_committed();
     perform lock_ordered_sessions(
         array(select r.id from run as r where r.id = any (p_runs) and (p_tenant is null or r.tenant_id = p_tenant)), true);
-    select array_agg(l.id) filter (where l.state not in ('running', 'waiting') and not l.woken),
-           array_agg(l.id) filter (where l.state in ('running', 'waiting') or l.woken),
+    select array_agg(l.id) filter (where l.state not in ('running', 'waiting')),
+           array_agg(l.id) filter (where l.state in ('running', 'waiting')),
            array_agg(l.id) filter (where l.state = 'waiting')
     into v_idle, v_running, v_waiting
     from (
-        select r.id, r.state, r.cancel_requested and r.state = 'queued' and r.attempt > 0 as woken from run as r
+        select r.id, r.state from run as r
         where r.id = any (p_runs) and (p_tenant is null or r.tenant_id = p_tenant)
         order by r.id for no key update
     ) as l;

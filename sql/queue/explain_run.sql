@@ -65,10 +65,23 @@ begin
             return format('run %s waits in session %s behind run %s, which is %s%s', p_run, v_run.session_id, v_head,
                           coalesce((select r.state from run as r where r.id = v_head), 'gone'),
                           case when v_count > 0 then format(', and %s more', v_count) end);
+        when 'waiting' then
+            return format('run %s waits for %s%s', p_run, (
+                              select string_agg(
+                                  case when a ? 'signal' then format('the signal %s', a ->> 'signal')
+                                                              || coalesce(' (' || (select string_agg(c, ', ') from jsonb_array_elements_text(a -> 'choices') as c) || ')', '')
+                                       when a ? 'children' then format('%s children of step %s',
+                                                                       (select count(*) from run as c
+                                                                        where c.parent_id = p_run
+                                                                          and c.parent_step = a ->> 'children'),
+                                                                       a ->> 'children')
+                                       when a ? 'events' then format('events of session %s after number %s',
+                                                                     v_run.session_id, a ->> 'events')
+                                       else format('the end of step %s', a ->> 'sleep') end, ', or ')
+                              from jsonb_array_elements(v_run.awaits) as a),
+                          ', until ' || v_run.run_at || ' at the latest');
         when 'queued' then
             null;
-        else
-            return format('run %s is %s', p_run, v_run.state);
     end case;
 
     select q.* into v_queue from queue as q where q.name = v_run.queue;

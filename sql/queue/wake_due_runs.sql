@@ -28,6 +28,7 @@ begin
     select array_agg(w.queue), array_agg(w.tenant_id), array_agg(w.task) into v_queues, v_tenants, v_tasks from woken as w;
     perform offer_runs(v_queues, v_tenants, v_tasks, p_notify);
     return query
-    select coalesce(cardinality(v_queues), 0), (select min(r.run_at) from run as r where r.state in ('scheduled', 'waiting') and r.run_at is not null);
+    select coalesce(cardinality(v_queues), 0),
+           (select min(r.run_at) from run as r where r.state in ('scheduled', 'waiting') and r.run_at is not null);
 end
 $$;

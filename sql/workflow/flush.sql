@@ -53,6 +53,8 @@ declare
     v_ordered bigint[];
     v_moved text[];  -- queues that retries name
     v_children boolean;
+    v_ending bigint[];
+    v_free bigint[];  -- those of them whose parents are locked
     v_waits bigint[];
     v_ready bigint[];
     v_cancelled bigint[];
@@ -95,11 +97,9 @@ begin
         v_mine := lock_ordered_sessions(v_mine, false);
     end if;
     if v_children and 'outcome' = any (p_kinds) then
-        v_mine := array(
-            select m from unnest(v_mine) as m
-            where m <> all (array(select i.run_id from unnest(p_runs, p_kinds) as i(run_id, kind) where i.kind = 'outcome'))
-               or m = any (lock_parents(array(
-                        select i.run_id from unnest(p_runs, p_kinds) as i(run_id, kind) where i.kind = 'outcome'))));
+        v_ending := array(select distinct i.run_id from unnest(p_runs, p_kinds) as i(run_id, kind) where i.kind = 'outcome');
+        v_free := lock_parents(v_ending);
+        v_mine := array(select m from unnest(v_mine) as m where m <> all (v_ending) or m = any (v_free));
     end if;
 
     if cardinality(v_mine) < v_wanted then

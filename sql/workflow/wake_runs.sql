@@ -16,10 +16,7 @@ begin
         returning r.queue, r.tenant_id, r.task
     )
     select array_agg(w.queue), array_agg(w.tenant_id), array_agg(w.task) into v_queues, v_tenants, v_tasks from woken as w;
-    if v_queues is not null then
-        perform hold_lanes(v_queues, v_tenants, v_tasks);
-        -- Here, as only this place knows whom it woke; it is one notification a batch.
-        perform notify_queues(v_queues);
-    end if;
+    -- Notified here, as only this place knows whom it woke: one notification a batch.
+    perform offer_runs(v_queues, v_tenants, v_tasks, true);
 end
 $$;
