@@ -15,6 +15,7 @@ from howdah.jobs.errors import HistoryContradictedError
 MAX_STEP_NAME = 200
 MAX_SHOWN = 5  # steps named in an error
 MAX_OUTPUT = 200  # characters of an output shown in an error
+MEND = " deploy the code it began with under its version, or fork the run from an earlier step"
 
 T = TypeVar("T")
 
@@ -71,9 +72,8 @@ class History:
             return None
         if None not in (found.after, after) and found.after != after:
             raise HistoryContradictedError(
-                f"run {self._run_id} began with other code: step {step!r} finished after {found.after or 'the start'!r},"
-                f" and the code now asks for it after {after or 'the start'!r}; deploy the code it began with under its"
-                " version, or fork the run from an earlier step"
+                f"run {self._run_id} began with other code: step {step!r} finished after"
+                f" {found.after or 'the start'!r}, and the code now asks for it after {after or 'the start'!r};{MEND}"
             )
         self._asked.add(step)
         return found.output
@@ -89,9 +89,8 @@ class History:
             return msgspec.json.decode(output, type=kind)
         except msgspec.DecodeError as error:
             raise HistoryContradictedError(
-                f"run {self._run_id} began with other code: step {step!r} has kept {output[:MAX_OUTPUT]}, and the code now"
-                f" asks for another kind of step there ({error}); deploy the code it began with under its version, or"
-                " fork the run from an earlier step"
+                f"run {self._run_id} began with other code: step {step!r} has kept {output[:MAX_OUTPUT]}, and the code"
+                f" now asks for another kind of step there ({error});{MEND}"
             ) from error
 
     def outputs(self) -> Iterator[str]:
@@ -105,8 +104,7 @@ class History:
             shown = ", ".join(map(repr, left[:MAX_SHOWN])) + (" …" if len(left) > MAX_SHOWN else "")
             raise HistoryContradictedError(
                 f"run {self._run_id} began with other code: it finished {shown}, and the code now ended without asking"
-                f" for {'it' if len(left) == 1 else 'them'}; deploy the code it began with under its version, or fork"
-                " the run from an earlier step"
+                f" for {'it' if len(left) == 1 else 'them'};{MEND}"
             )
 
 

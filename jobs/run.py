@@ -193,7 +193,7 @@ class Run:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> R:
-        """Run `function` once, as a step whose own SQL commits together with its checkpoint: both are there, or neither.
+        """Run `function` once, as a step whose own SQL commits with its checkpoint: both are there, or neither.
 
         `function` gets a psycopg connection in a transaction, its search_path on the cell, and must not commit. See
         `sqlalchemy_transaction` for SQLAlchemy. What else it does, a request say, is done at least once.
@@ -274,7 +274,7 @@ class Run:
         if known is None:
             until = None if timeout is None else await self._until(step, timeout)
             received = await self._receive(name, choices, until)
-            await self._steps.keep(step, after, encode(received, "the signal"))
+            await self._steps.keep(step, after, msgspec.json.encode(received).decode())
         else:
             received = self._history.decode(step, known, Received)
         passed(step)
@@ -397,7 +397,7 @@ class Run:
             self._history,
             self._steps,
             name,
-            lambda step: self.idempotency_key(step),
+            self.idempotency_key,
             max_attempts,
             method,
             url,

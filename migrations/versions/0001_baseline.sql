@@ -448,7 +448,7 @@ end
 $$;
 
 -- Cancels runs: at once where they are not running, else by asking their worker. A waiting workflow is woken, so that its
--- code may tidy up. An ordered session goes on without them.
+-- code may tidy up; cancelled again before that, it ends at once. An ordered session goes on without them.
 -- p_tenant null: any tenant's (operators). status: cancelled | requested | finished | unknown.
 create function cancel_runs(p_tenant text, p_runs bigint[], p_reason text default 'cancelled', p_notify boolean default true)
 returns table (run_id bigint, status text)
@@ -463,12 +463,12 @@ begin
     perform assert_read_committed();
     perform lock_ordered_sessions(
         array(select r.id from run as r where r.id = any (p_runs) and (p_tenant is null or r.tenant_id = p_tenant)), true);
-    select array_agg(l.id) filter (where l.state not in ('running', 'waiting') and not l.woken),
-           array_agg(l.id) filter (where l.state in ('running', 'waiting') or l.woken),
+    select array_agg(l.id) filter (where l.state not in ('running', 'waiting')),
+           array_agg(l.id) filter (where l.state in ('running', 'waiting')),
            array_agg(l.id) filter (where l.state = 'waiting')
     into v_idle, v_running, v_waiting
     from (
-        select r.id, r.state, r.cancel_requested and r.state = 'queued' and r.attempt > 0 as woken from run as r
+        select r.id, r.state from run as r
         where r.id = any (p_runs) and (p_tenant is null or r.tenant_id = p_tenant)
         order by r.id for no key update
     ) as l;
@@ -1374,10 +1374,23 @@ begin
             return format('run %s waits in session %s behind run %s, which is %s%s', p_run, v_run.session_id, v_head,
                           coalesce((select r.state from run as r where r.id = v_head), 'gone'),
                           case when v_count > 0 then format(', and %s more', v_count) end);
+        when 'waiting' then
+            return format('run %s waits for %s%s', p_run, (
+                              select string_agg(
+                                  case when a ? 'signal' then format('the signal %s', a ->> 'signal')
+                                                              || coalesce(' (' || (select string_agg(c, ', ') from jsonb_array_elements_text(a -> 'choices') as c) || ')', '')
+                                       when a ? 'children' then format('%s children of step %s',
+                                                                       (select count(*) from run as c
+                                                                        where c.parent_id = p_run
+                                                                          and c.parent_step = a ->> 'children'),
+                                                                       a ->> 'children')
+                                       when a ? 'events' then format('events of session %s after number %s',
+                                                                     v_run.session_id, a ->> 'events')
+                                       else format('the end of step %s', a ->> 'sleep') end, ', or ')
+                              from jsonb_array_elements(v_run.awaits) as a),
+                          ', until ' || v_run.run_at || ' at the latest');
         when 'queued' then
             null;
-        else
-            return format('run %s is %s', p_run, v_run.state);
     end case;
 
     select q.* into v_queue from queue as q where q.name = v_run.queue;
@@ -3072,7 +3085,8 @@ begin
     select array_agg(w.queue), array_agg(w.tenant_id), array_agg(w.task) into v_queues, v_tenants, v_tasks from woken as w;
     perform offer_runs(v_queues, v_tenants, v_tasks, p_notify);
     return query
-    select coalesce(cardinality(v_queues), 0), (select min(r.run_at) from run as r where r.state in ('scheduled', 'waiting') and r.run_at is not null);
+    select coalesce(cardinality(v_queues), 0),
+           (select min(r.run_at) from run as r where r.state in ('scheduled', 'waiting') and r.run_at is not null);
 end
 $$;
 
@@ -3535,6 +3549,8 @@ declare
     v_ordered bigint[];
     v_moved text[];  -- queues that retries name
     v_children boolean;
+    v_ending bigint[];
+    v_free bigint[];  -- those of them whose parents are locked
     v_waits bigint[];
     v_ready bigint[];
     v_cancelled bigint[];
@@ -3577,11 +3593,9 @@ begin
         v_mine := lock_ordered_sessions(v_mine, false);
     end if;
     if v_children and 'outcome' = any (p_kinds) then
-        v_mine := array(
-            select m from unnest(v_mine) as m
-            where m <> all (array(select i.run_id from unnest(p_runs, p_kinds) as i(run_id, kind) where i.kind = 'outcome'))
-               or m = any (lock_parents(array(
-                        select i.run_id from unnest(p_runs, p_kinds) as i(run_id, kind) where i.kind = 'outcome'))));
+        v_ending := array(select distinct i.run_id from unnest(p_runs, p_kinds) as i(run_id, kind) where i.kind = 'outcome');
+        v_free := lock_parents(v_ending);
+        v_mine := array(select m from unnest(v_mine) as m where m <> all (v_ending) or m = any (v_free));
     end if;
 
     if cardinality(v_mine) < v_wanted then
@@ -4024,11 +4038,8 @@ begin
         returning r.queue, r.tenant_id, r.task
     )
     select array_agg(w.queue), array_agg(w.tenant_id), array_agg(w.task) into v_queues, v_tenants, v_tasks from woken as w;
-    if v_queues is not null then
-        perform hold_lanes(v_queues, v_tenants, v_tasks);
-        -- Here, as only this place knows whom it woke; it is one notification a batch.
-        perform notify_queues(v_queues);
-    end if;
+    -- Notified here, as only this place knows whom it woke: one notification a batch.
+    perform offer_runs(v_queues, v_tenants, v_tasks, true);
 end
 $$;
 
@@ -5270,6 +5281,14 @@ as $$
     select explain_run(null, p_run)
 $$;
 
+-- select * from ops.fork_run(1234, 2): a new run that goes on after the first two finished steps of run 1234; with a third
+-- argument, by another task or version.
+create function fork_run(p_run bigint, p_steps integer, p_task text default null) returns table (run_id bigint)
+language sql
+as $$
+    select * from fork_run(null, p_run, p_steps, p_task)
+$$;
+
 -- Who waits for whom among those at work on the cell's tables. Behind ops.locks: with the installer's eyes, for an operator's
 -- own see nobody else's queries.
 create function lock_waits()
@@ -5391,6 +5410,14 @@ as $$
     select * from revoke_api_key(null, p_key)
 $$;
 
+-- select * from ops.send_signal(1234, 'approval', '"approve"'): tells a run what it waits for, or will wait for.
+create function send_signal(p_run bigint, p_name text, p_payload jsonb default 'null')
+returns table (run_id bigint, status text)
+language sql
+as $$
+    select s.run_id, s.status from send_signals(null, array[p_run], array[p_name], array[p_payload::text]) as s
+$$;
+
 -- select * from ops.set_limit('mail', 'max_running', 20): one limit of a queue; null removes it. Limits: max_running,
 -- max_running_per_tenant, starts_per_period, max_queued, max_queued_per_tenant.
 --   p_period_s  of starts_per_period: the seconds in which so many may start; null: as it is
@@ -5425,20 +5452,20 @@ create view runs as
 select r.id, r.tenant_id, r.queue, r.task, r.state, r.priority, r.session_id, r.attempt, r.failures, r.deaths,
        r.worker_id, run_created_at(r.id) as created_at, r.run_at, r.claimed_at, null::timestamptz as finished_at,
        r.args, null::jsonb as output, r.error, r.order_no, r.on_failure, r.deadline, r.retry, r.unique_key, r.suspect,
-       r.deaths_alone, r.cancel_requested
+       r.deaths_alone, r.cancel_requested, r.parent_id, r.parent_step, r.awaits
 from run as r
 where r.state <> 'running'
 union all
 select r.id, r.tenant_id, r.queue, r.task, r.state, r.priority, r.session_id, r.attempt, r.failures, r.deaths,
        r.worker_id, run_created_at(r.id) as created_at, r.run_at, r.claimed_at, null::timestamptz as finished_at,
        r.args, null::jsonb as output, r.error, r.order_no, r.on_failure, r.deadline, r.retry, r.unique_key, r.suspect,
-       r.deaths_alone, r.cancel_requested
+       r.deaths_alone, r.cancel_requested, r.parent_id, r.parent_step, r.awaits
 from run as r
 where r.state = 'running'
 union all
 select h.id, h.tenant_id, h.queue, h.task, h.state, h.priority, h.session_id, h.attempt, h.failures, h.deaths,
        h.worker_id, run_created_at(h.id), null, h.claimed_at, h.finished_at, h.args, h.output, h.error, h.order_no,
-       h.on_failure, null, h.retry, null, false, h.deaths_alone, false
+       h.on_failure, null, h.retry, null, false, h.deaths_alone, false, h.parent_id, h.parent_step, null
 from run_history as h;
 
 create view failures as
@@ -5553,15 +5580,30 @@ from schedule as s;
 
 create view steps as
 select c.run_id, c.step, c.tenant_id, c.attempt, c.started_at, c.finished_at,
-       c.finished_at - c.started_at as took, pg_column_size(c.output) as bytes, c.repeats, c.output
+       c.finished_at - c.started_at as took, pg_column_size(c.output) as bytes, c.repeats, c.output, c.after
 from checkpoint as c;
+
+-- What waiting runs wait for, a row each. until: when the run is woken at the latest.
+create view waits as
+select r.id as run_id, r.tenant_id, r.task,
+       case when a ? 'signal' then 'signal' when a ? 'children' then 'children' when a ? 'events' then 'events'
+            else 'time' end as kind,
+       coalesce(a ->> 'signal', a ->> 'children', a ->> 'sleep', r.session_id) as name, a -> 'choices' as choices,
+       r.run_at as until
+from run as r
+cross join lateral jsonb_array_elements(r.awaits) as a
+where r.state = 'waiting';
+
+create view signals as
+select s.run_id, s.tenant_id, s.name, s.no, s.payload, s.key, s.sent_at
+from signal as s;
 
 create view tenants as
 select t.id, t.name, t.weight, t.paused, t.created_at
 from tenant as t;
 
 create view tasks as
-select t.name, t.kind, t.queue, t.paused, t.description, t.updated_at
+select t.name, t.kind, t.queue, t.paused, t.description, t.updated_at, t.newest
 from task as t;
 
 -- tenant_id null: an administrator's. Nobody can read a key's secret.

@@ -47,9 +47,7 @@ async def test_a_step_tries_again_by_itself(app: App, work: Work, connection: Co
     assert [tries.count(name) for name in ("soon", "never", "out")] == [3, 1, 3]
 
 
-async def test_a_steps_long_pause_holds_no_worker_and_counts_on(
-    app: App, work: Work, connection: Connection
-) -> None:
+async def test_a_steps_long_pause_holds_no_worker_and_counts_on(app: App, work: Work, connection: Connection) -> None:
     tries: list[int] = []
 
     async def flaky() -> str:
@@ -152,7 +150,7 @@ async def test_a_stale_transaction_writes_nothing(app: App, work: Work, connecti
 
     run_id = await workflow.enqueue_in(connection)
     await work(app)
-    assert await state(connection, run_id) == "running"
+    assert await state(connection, run_id) == "queued", "the worker gave it back as it left"
     assert await value(connection, "select count(*) from public.paid") == 0
 
 
