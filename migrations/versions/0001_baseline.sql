@@ -626,6 +626,8 @@ begin
     end if;
     foreach v_queue in array p_queues loop
         exit when v_left <= 0;
+        -- A quick look, as most workers serve queues that have nothing.
+        continue when not exists (select from lane as l where l.queue = v_queue and not l.parked);
         -- Waited for only while nothing else is held: workers come to their queues in any order.
         select q.room, q.per_tenant, q.held or v_held into v_room, v_cap, v_held
         from lock_queue(v_queue, v_left, not v_held) as q;
@@ -747,6 +749,12 @@ begin
             v_left := v_left - v_taken;
             v_room := v_room - v_taken;
             v_started := v_started + v_taken;
+            -- Fewer than one tenant's share: nobody was cut short, and all lanes there are have been read. That is a queue with
+            -- little to do: its lanes stay, for the next run, until a claim finds nothing in them.
+            exit when v_taken > 0 and v_cap is null
+                  and v_taken * cardinality(v_tenants) < v_room + v_taken
+                  and cardinality(v_tenants) < least(c_lanes, greatest(v_room + v_taken, 8))
+                  and not exists (select from tenant as t where t.id = any (v_tenants) and t.weight <> 1);
             if v_cap is not null or v_room > 0 then
                 perform park_lanes(v_queue, v_tenants, v_lanes, v_twins, v_cap);
             end if;

@@ -17,9 +17,10 @@ from rich.console import Console
 
 from tests.bench.catalogue import FIGURES, SYSTEMS, choose
 from tests.bench.database import server
-from tests.bench.figure import Sample
+from tests.bench.figure import Figure, Sample
 from tests.bench.report import show, write_json
 from tests.bench.rounds import samples
+from tests.bench.system import System
 
 
 def main() -> int:
@@ -34,14 +35,19 @@ def main() -> int:
         parser.error(str(error))
     if not 0 < options.scale <= 10:
         parser.error(f"--scale {options.scale} is not between 0 and 10")
-    progress, taken = Console(stderr=True), list[Sample]()
+    progress, taken, failures = Console(stderr=True), list[Sample](), list[str]()
+
+    def failed(figure: Figure, system: System, error: Exception) -> None:
+        failures.append(f"{figure.name} of {system.name} failed: {error}")
+        progress.print(failures[-1], markup=False)
+
     skipped = {system.name: reason for system in SYSTEMS if (reason := system.missing())}
     systems = [system for system in SYSTEMS if system.name not in skipped]
     with server() as url:
         caption = _describe(url)
         if options.scale < 1:
             caption += f"; only {options.scale:g} of the runs: a check of the benchmark, no figures to quote"
-        for sample in samples(url, figures, systems, options.scale):
+        for sample in samples(url, figures, systems, options.scale, failed):
             taken.append(sample)
             numbers = ", ".join(
                 f"{measure.name} {sample.values[measure.name]:,.2f} {measure.unit}"
@@ -52,7 +58,9 @@ def main() -> int:
     show(figures, taken, caption, skipped)
     if path := os.environ.get("BENCH_JSON"):
         write_json(Path(path), figures, taken)
-    return 0
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    return 1 if failures else 0
 
 
 def _describe(url: str) -> str:

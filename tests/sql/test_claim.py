@@ -154,4 +154,5 @@ async def test_lanes_with_nothing_for_this_worker_do_not_hide_one_that_has(conne
     (run_id,) = await enqueue(connection, tenant=tenants[-1])
     worker = await new_worker(connection)
     assert [run.id for run in await claim_runs(connection, worker, ["default"], 10, ["t"])] == [run_id]
+    assert await claim_runs(connection, worker, ["default"], 10, ["t"]) == []
     assert await value(connection, "select count(*) from lane") == 300

@@ -80,6 +80,30 @@ async def test_an_open_callers_enqueue_hides_nobody_elses_runs(connection: Conne
         assert sorted(run.id for run in await claim(connection)) == [before, during]
 
 
+async def test_the_lane_of_a_queue_with_little_to_do_stays_for_the_next_run_and_goes_when_none_came(
+    connection: Connection,
+) -> None:
+    for _ in range(2):
+        await enqueue(connection, 3)
+        lane = await value(connection, "select ctid from lane")
+        assert len(await claim(connection, 100)) == 3
+        await connection.execute("vacuum lane")
+    assert await value(connection, "select count(*) from lane") == 1
+    assert lane is not None
+    assert await claim(connection, 100) == []
+    assert await value(connection, "select count(*) from lane") == 0
+
+
+@pytest.mark.parametrize("weight", [0.01, 1, 100])
+async def test_a_claim_fills_up_whatever_the_shares(connection: Connection, weight: float) -> None:
+    """A lane that was cut short at its tenant's share is read again: what is left must not wait for the next poll."""
+    await connection.execute("insert into tenant select 't' || n, n from generate_series(1, 4) n")
+    await connection.execute("update tenant set weight = %s where id = 't1'", [weight])
+    for number in range(1, 5):
+        await enqueue(connection, 60 if number == 1 else 2, f"t{number}")
+    assert len(await claim(connection, 100)) == 66
+
+
 async def test_under_stress_every_run_has_a_lane_and_one_claimer(connection: Connection, conninfo: str) -> None:
     tenants = await rows(connection, "insert into tenant select 't' || n, n from generate_series(1, 3) n returning id")
     sent: list[int] = []

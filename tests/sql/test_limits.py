@@ -46,9 +46,9 @@ async def test_a_limit_of_three_is_never_four(connection: Connection, conninfo: 
 
 
 async def test_a_claim_that_holds_one_queue_does_not_wait_for_another(connection: Connection, conninfo: str) -> None:
-    for queue in ("q", "r"):
-        await limit(connection, queue, max_running=1)
-    await enqueue(connection, queue="q")
+    for queue, most in (("q", 1), ("r", 0)):
+        await limit(connection, queue, max_running=most)
+        await enqueue(connection, queue=queue)
     worker = await new_worker(connection)
     async with await connect(conninfo) as own, own.transaction():
         assert len(await claim_runs(own, worker, ["q"], 1)) == 1

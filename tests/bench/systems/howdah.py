@@ -135,6 +135,7 @@ SYSTEM = System(
     fill=fill,
     work=work,
     enqueuer=enqueuer,
-    unfinished="select from howdah.run where task <> 'long'",
-    record="select count(*), min(claimed_at) from howdah.run_history where state = 'succeeded'",
+    # Not the engine's own housekeeping, which comes by each minute.
+    unfinished="select from howdah.run where queue = 'bench' and task <> 'long'",
+    record="select count(*), min(claimed_at) from howdah.run_history where state = 'succeeded' and queue = 'bench'",
 )
