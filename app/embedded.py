@@ -31,7 +31,7 @@ PARAMETERS = {
     "max_wal_size": "4GB",
     "checkpoint_timeout": "15min",
     "jit": "off",
-    # The hot tables ask for vacuum after a few hundred rows: with the default of a minute between looks they are as large
+    # The hot tables ask for vacuum after a few hundred rows: with a minute between looks, the default, they are as large
     # as what dies in one.
     "autovacuum_naptime": "5s",
 }
