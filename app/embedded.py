@@ -31,8 +31,8 @@ PARAMETERS = {
     "max_wal_size": "4GB",
     "checkpoint_timeout": "15min",
     "jit": "off",
-    # The hot tables ask for vacuum after a few hundred rows. With a minute between looks, the default, they grow to what
-    # dies in one.
+    # The hot tables ask for vacuum after a few hundred rows. The default is a minute between looks: they would grow to
+    # what dies in one.
     "autovacuum_naptime": "5s",
 }
 
