@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tests.bench.figure import Figure
-from tests.bench.figures import churn, claim_depth, drain, enqueue, enqueue_rest, ordered_depth, pickup
+from tests.bench.figures import churn, claim_depth, drain, enqueue, enqueue_rest, ordered_depth, pickup, workflows
 from tests.bench.system import System
 from tests.bench.systems import dbos, graphile_worker, howdah, pgqueuer, procrastinate
 
@@ -17,6 +17,7 @@ FIGURES: tuple[Figure, ...] = (
     claim_depth.FIGURE,
     ordered_depth.FIGURE,
     churn.FIGURE,
+    *workflows.FIGURES,
 )
 SYSTEMS: Sequence[System] = (
     howdah.SYSTEM,
