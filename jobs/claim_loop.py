@@ -10,12 +10,12 @@ import structlog
 
 from howdah.jobs.app import App
 from howdah.jobs.engine import Engine
-from howdah.jobs.history import Finished
+from howdah.jobs.past import read_pasts
 from howdah.jobs.runs_in_hand import RunsInHand
 from howdah.jobs.timed_wait import timed_wait
 from howdah.sql.pool import Pool
 from howdah.sql.queue import calls
-from howdah.sql.workflow.calls import RunItem, Signal, read_checkpoints, read_signals
+from howdah.sql.workflow.calls import RunItem
 
 log = structlog.get_logger(__name__)
 
@@ -162,14 +162,8 @@ class ClaimLoop:
                 # A claim fills up from the first queue on: each gets its turn to be that.
                 self._queues.append(self._queues.pop(0))
             again = [run.id for run in claimed if run.attempt > 1 and run.task in self._app.workflows]
-            steps: dict[int, dict[str, Finished]] = {}
-            signals: dict[int, list[Signal]] = {}
-            if again:
-                for c in await read_checkpoints(connection, again):
-                    steps.setdefault(c.run_id, {})[c.step] = Finished(c.output or "null", c.after)
-                for signal in await read_signals(connection, again):
-                    signals.setdefault(signal.run_id, []).append(signal)
-        self._hand.take(claimed, steps, signals)
+            pasts = await read_pasts(connection, again)
+        self._hand.take(claimed, pasts)
         return claimed
 
     async def _release_unknown(self) -> None:

@@ -8,7 +8,7 @@ import inspect
 import re
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -25,14 +25,14 @@ from howdah.jobs.api_errors import RetryLater
 from howdah.jobs.app import App
 from howdah.jobs.engine import Engine
 from howdah.jobs.errors import DeadlineExceededError, NonRetryableError
-from howdah.jobs.history import Finished
+from howdah.jobs.past import Past
 from howdah.jobs.retry import RetryStrategy, read_override
 from howdah.jobs.run import Run
 from howdah.jobs.stop import Stop
 from howdah.sql.errors import BadValue, HowdahError, StaleAttempt
 from howdah.sql.json_values import encode
 from howdah.sql.queue.calls import ClaimedRun
-from howdah.sql.workflow.calls import RunItem, Signal
+from howdah.sql.workflow.calls import RunItem
 
 T = TypeVar("T")
 
@@ -50,22 +50,14 @@ _QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 class Execution:
     """A claimed run in this worker's hands. `stop` may be set before its task is cancelled, to say why."""
 
-    __slots__ = ("_app", "_engine", "_run", "_signals", "_steps", "claimed", "stop", "task")
+    __slots__ = ("_app", "_engine", "_past", "_run", "claimed", "stop", "task")
 
-    def __init__(
-        self,
-        app: App,
-        claimed: ClaimedRun,
-        steps: Mapping[str, Finished],
-        signals: Sequence[Signal],
-        engine: Engine,
-    ) -> None:
+    def __init__(self, app: App, claimed: ClaimedRun, past: Past, engine: Engine) -> None:
         self.claimed = claimed
         self.stop: Stop | None = None
         self.task: asyncio.Task[None] | None = None
         self._app = app
-        self._steps = steps
-        self._signals = signals
+        self._past = past
         self._engine = engine
         self._run: Run | None = None
 
@@ -94,7 +86,7 @@ class Execution:
                 # Before the retry strategy counts: arguments that do not fit will not fit the next time.
                 arguments = workflow.signature.decode(claimed.args)
                 retry = override or workflow.retry_strategy
-                self._run = Run(claimed, self._steps, self._signals, self._engine, self, f"{self._app.cell},public")
+                self._run = Run(claimed, self._past, self._engine, self, f"{self._app.cell},public")
                 running = workflow.function(self._run, **arguments)
                 output = await (running if claimed.deadline is None else self._in_time(running, claimed.deadline))
                 self._run.end()

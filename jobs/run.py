@@ -16,7 +16,8 @@ from howdah.jobs import api_step, children, session_events
 from howdah.jobs.api_executor import ApiResponse
 from howdah.jobs.engine import Engine
 from howdah.jobs.errors import SignalTimeoutError
-from howdah.jobs.history import Finished, History, current_step, inside, passed, place
+from howdah.jobs.history import History, current_step, inside, passed, place
+from howdah.jobs.past import Past
 from howdah.jobs.rest import Holder, Rest
 from howdah.jobs.session_events import SessionEvent
 from howdah.jobs.signal_inbox import Received, SignalInbox
@@ -27,7 +28,7 @@ from howdah.sql.json_values import encode
 from howdah.sql.pool import Connection, Pool
 from howdah.sql.queue.calls import ClaimedRun
 from howdah.sql.stream.writer import EVENTS_CHANNEL
-from howdah.sql.workflow.calls import NewSignal, RunItem, Signal, SignalStatus, send_signals
+from howdah.sql.workflow.calls import NewSignal, RunItem, SignalStatus, send_signals
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -60,8 +61,7 @@ class Run:
     def __init__(
         self,
         claimed: ClaimedRun,
-        steps: Mapping[str, Finished],
-        signals: Sequence[Signal],
+        past: Past,
         engine: Engine,
         holder: Holder,
         search_path: str,
@@ -73,12 +73,12 @@ class Run:
         self.attempt = claimed.attempt
         self.failures = claimed.failures
         # Whether its stream may have watchers, who should see the end: an earlier attempt's events count too.
-        self.has_events = claimed.session_id is not None or claimed.attempt > 1
+        self.has_events = claimed.session_id is not None or past.watched
         self._claimed = claimed
         self._engine = engine
         self._search_path = search_path
-        self._history = History(claimed.id, steps)
-        self._inbox = SignalInbox(claimed.id, signals, self._history, engine.pool)
+        self._history = History(claimed.id, past.steps)
+        self._inbox = SignalInbox(claimed.id, past.signals, self._history, engine.pool)
         self._rest = Rest(claimed.id, claimed.attempt, engine.writer, holder, self._inbox.refresh)
         self._steps = Steps(claimed, self._history, self._rest, engine)
         self._events: Counter[str] = Counter()

@@ -12,14 +12,16 @@ import structlog
 from howdah.jobs.app import App
 from howdah.jobs.engine import Engine
 from howdah.jobs.execution import Execution
-from howdah.jobs.history import Finished
+from howdah.jobs.past import Past
 from howdah.jobs.stop import Stop
 from howdah.sql.queue.calls import ClaimedRun
 from howdah.sql.queue.writer import RUNS_CHANNEL
 from howdah.sql.stream.writer import EVENTS_CHANNEL
-from howdah.sql.workflow.calls import ItemStatus, Signal
+from howdah.sql.workflow.calls import ItemStatus
 
 log = structlog.get_logger(__name__)
+
+NO_PAST = Past()
 
 MAX_AHEAD = 500  # runs claimed beyond the free slots, while they are brief
 BRIEF = 0.05  # seconds: runs shorter than this on average are claimed ahead, while the last ones run
@@ -75,15 +77,10 @@ class RunsInHand:
         ahead = min(MAX_AHEAD, self._concurrency) if self._duration < BRIEF else 0
         return self._concurrency + ahead - len(self._running)
 
-    def take(
-        self,
-        claimed: Sequence[ClaimedRun],
-        steps: Mapping[int, Mapping[str, Finished]],
-        signals: Mapping[int, Sequence[Signal]],
-    ) -> None:
-        """Start these runs, each with its finished steps and the signals that came, as slots come free."""
+    def take(self, claimed: Sequence[ClaimedRun], pasts: Mapping[int, Past]) -> None:
+        """Start these runs, each with its past where it has one, as slots come free."""
         for run in claimed:
-            execution = Execution(self._app, run, steps.get(run.id, {}), signals.get(run.id, ()), self._engine)
+            execution = Execution(self._app, run, pasts.get(run.id, NO_PAST), self._engine)
             self._running[run.id] = execution
             self._waiting.append(execution)
         self._start_waiting()

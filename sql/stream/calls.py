@@ -116,3 +116,9 @@ async def read_sessions(
         if seq is not None:
             of_session.events.append(Event(seq, type_, data, run_id, created_at))
     return news
+
+
+async def read_watched(connection: Connection, runs: Sequence[int]) -> list[int]:
+    """Those of these runs that have written events to a session that is theirs alone."""
+    cursor = await connection.execute("select run_id from read_watched(%s::bigint[])", [list(runs)])
+    return [row[0] for row in await cursor.fetchall()]

@@ -56,8 +56,8 @@ async def _ended(connection: Connection, runs: int) -> None:
         while True:
             done, bad = await _row(
                 connection,
-                "select count(*) filter (where state = 'succeeded'), max(error::text) filter (where state <> 'succeeded')"
-                " from howdah.run_history where queue = %s",
+                "select count(*) filter (where state = 'succeeded'),"
+                " max(error::text) filter (where state <> 'succeeded') from howdah.run_history where queue = %s",
                 QUEUE,
             )
             if bad is not None:
