@@ -262,8 +262,9 @@ create index run_suspect_idx on run (queue, id) where state = 'queued' and suspe
 create index run_running_idx on run (queue, tenant_id, worker_id) where state = 'running';
 create index run_due_idx on run (run_at) where state in ('scheduled', 'waiting') and run_at is not null;
 create index run_child_idx on run (parent_id, parent_step) where parent_id is not null;
--- Who is to be woken by a session's events.
-create index run_listening_idx on run (tenant_id, session_id) where state = 'waiting';
+-- Who is to be woken by a session's events; and a walk of sweep_queues.
+create index run_listening_idx on run (tenant_id, session_id) where state = 'waiting' and session_id is not null;
+create index run_waiting_idx on run (id) where state = 'waiting';
 create index run_blocked_idx on run (tenant_id, session_id, order_no) where state = 'blocked';
 create index run_deadline_idx on run (deadline)
     where deadline is not null and not (state = 'blocked' and on_failure = 'block');
@@ -2782,6 +2783,7 @@ begin
     return query select * from sweep_sessions(p_limit, p_notify);
     return query select * from sweep_queued(p_limit, p_notify);
     return query select * from sweep_lanes(p_limit, p_notify);
+    return query select * from sweep_waiting(p_limit);
 end
 $$;
 
@@ -2891,6 +2893,34 @@ begin
     select s.kind, s.repaired
     from (values ('blocked run without session', v_made), ('session without head', v_repaired)) as s(kind, repaired)
     where s.repaired > 0;
+end
+$$;
+
+-- Part of sweep_queues: waiting runs whose wait is over are woken.
+create function sweep_waiting(p_limit integer) returns table (kind text, repaired integer)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_walked bigint[];
+    v_over bigint[];
+begin
+    v_walked := array(
+        select r.id from run as r
+        where r.state = 'waiting' and r.id > coalesce(nullif((walk_from('waiting', 1))[1], ''), '0')::bigint
+        order by r.id
+        limit p_limit);
+    perform walk_reached('waiting', case when cardinality(v_walked) = p_limit then array[v_walked[p_limit]::text] end);
+    -- One that is due is not overlooked yet: workers look for those by themselves.
+    v_over := array(
+        select r.id from run as r
+        where r.id = any (waits_over(v_walked)) and (r.run_at is null or r.run_at > engine_now()));
+    if v_over <> '{}' then
+        perform wake_waiting(v_over);
+        return query select 'waiting run whose wait was over', cardinality(v_over);
+    end if;
 end
 $$;
 
@@ -4020,7 +4050,8 @@ declare
     v_runs bigint[] := array(
         select r.id
         from (select distinct tenant, session from unnest(p_tenants, p_sessions) as i(tenant, session)) as i
-        join run as r on r.tenant_id = i.tenant and r.session_id = i.session and r.state = 'waiting');
+        join run as r on r.tenant_id = i.tenant and r.session_id = i.session and r.state = 'waiting'
+                            and r.session_id is not null);
 begin
     if v_runs <> '{}' then
         perform wake_waiting(v_runs);

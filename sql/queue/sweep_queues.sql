@@ -16,5 +16,6 @@ begin
     return query select * from sweep_sessions(p_limit, p_notify);
     return query select * from sweep_queued(p_limit, p_notify);
     return query select * from sweep_lanes(p_limit, p_notify);
+    return query select * from sweep_waiting(p_limit);
 end
 $$;

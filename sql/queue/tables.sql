@@ -130,8 +130,9 @@ create index run_suspect_idx on run (queue, id) where state = 'queued' and suspe
 create index run_running_idx on run (queue, tenant_id, worker_id) where state = 'running';
 create index run_due_idx on run (run_at) where state in ('scheduled', 'waiting') and run_at is not null;
 create index run_child_idx on run (parent_id, parent_step) where parent_id is not null;
--- Who is to be woken by a session's events.
-create index run_listening_idx on run (tenant_id, session_id) where state = 'waiting';
+-- Who is to be woken by a session's events; and a walk of sweep_queues.
+create index run_listening_idx on run (tenant_id, session_id) where state = 'waiting' and session_id is not null;
+create index run_waiting_idx on run (id) where state = 'waiting';
 create index run_blocked_idx on run (tenant_id, session_id, order_no) where state = 'blocked';
 create index run_deadline_idx on run (deadline)
     where deadline is not null and not (state = 'blocked' and on_failure = 'block');

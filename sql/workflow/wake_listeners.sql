@@ -9,7 +9,8 @@ declare
     v_runs bigint[] := array(
         select r.id
         from (select distinct tenant, session from unnest(p_tenants, p_sessions) as i(tenant, session)) as i
-        join run as r on r.tenant_id = i.tenant and r.session_id = i.session and r.state = 'waiting');
+        join run as r on r.tenant_id = i.tenant and r.session_id = i.session and r.state = 'waiting'
+                            and r.session_id is not null);
 begin
     if v_runs <> '{}' then
         perform wake_waiting(v_runs);

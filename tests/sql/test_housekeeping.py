@@ -11,6 +11,7 @@ from psycopg.types.json import Jsonb
 
 from howdah.sql.pool import Connection
 from howdah.sql.queue.calls import cancel_runs, change_runs, unregister_worker
+from howdah.sql.workflow.calls import RunItem
 from tests.sql.engine import (
     claim,
     connect,
@@ -359,3 +360,18 @@ async def test_under_load_nothing_is_repaired_and_nothing_lost(connection: Conne
         "select h.state || h.on_failure from ordered_session as s left join run_history as h on h.id = s.head_id",
     ):
         assert session == "failedblock"
+
+
+async def test_a_waiting_run_that_nobody_woke_is_woken(connection: Connection) -> None:
+    ids = await enqueue(connection, 3)
+    await claim(connection)
+    rest = [RunItem(run_id, 1, "outcome", "wait", '[{"signal": "go", "after": 0}]') for run_id in ids]
+    assert set(await write(connection, *rest)) == {"ok"}
+    # As no function of the engine would: past the run that waits for it.
+    await connection.execute(
+        "insert into signal (run_id, name, no, tenant_id, payload, sent_at) values (%s, 'go', 1, 'default', '1', now())",
+        [ids[1]],
+    )
+    assert await sweep(connection) == {"waiting run whose wait was over": 1}
+    assert await sweep(connection) == {}
+    assert await rows(connection, "select state from run order by id") == ["waiting", "queued", "waiting"]
