@@ -369,9 +369,10 @@ async def test_a_waiting_run_that_nobody_woke_is_woken(connection: Connection) -
     assert set(await write(connection, *rest)) == {"ok"}
     # As no function of the engine would: past the run that waits for it.
     await connection.execute(
-        "insert into signal (run_id, name, no, tenant_id, payload, sent_at) values (%s, 'go', 1, 'default', '1', now())",
+        "insert into signal (run_id, name, no, tenant_id, payload, sent_at)"
+        " values (%s, 'go', 1, 'default', '1', now())",
         [ids[1]],
     )
-    assert await sweep(connection) == {"waiting run whose wait was over": 1}
+    assert (await sweep(connection))["waiting run whose wait was over"] == 1
     assert await sweep(connection) == {}
     assert await rows(connection, "select state from run order by id") == ["waiting", "queued", "waiting"]
