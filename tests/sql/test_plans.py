@@ -12,9 +12,9 @@ import pytest
 from howdah.sql.pool import Connection
 from howdah.sql.queue import calls
 from howdah.sql.queue.calls import NewRun
-from howdah.sql.stream.calls import read_events
-from howdah.sql.workflow.calls import read_checkpoints
-from tests.sql.engine import checkpoint, connect, event, new_worker, outcome, value, write
+from howdah.sql.stream.calls import NewEvent, append_events, read_events
+from howdah.sql.workflow.calls import NewSignal, RunItem, read_checkpoints, send_signals, spawn_children
+from tests.sql.engine import checkpoint, connect, event, new_worker, outcome, rows, value, write
 
 # What a claim meets in a bad hour: 100,000 queued runs of 1,000 tenants, beside yesterday's remains.
 DEPTH = """
@@ -253,4 +253,44 @@ async def test_only_runs_that_are_late_or_due_are_read(deep: Connection, plans: 
     assert plans.rows_read("run_deadline_idx") <= 20
     assert (await calls.wake_due_runs(deep))[0] == 0
     assert plans.rows_read("run_due_idx") <= 1
+    plans.assert_no_scan_of_a_whole_table()
+
+
+async def test_waiting_runs_are_read_only_by_what_wakes_them(deep: Connection, plans: Plans) -> None:
+    worker = await new_worker(deep)
+    await deep.execute(
+        "insert into run (id, tenant_id, queue, task, state, args, session_id, run_at, awaits)"
+        " select next_run_id(), 't1', 'default', 't', 'waiting', '{}', 'case-' || n % 1000 + 1,"
+        "        case when n % 2 = 0 then now() + interval '1 day' end,"
+        """        '[{"signal": "go", "after": 0}, {"events": 10, "types": ["answer"]}]'"""
+        " from generate_series(1, 20000) as n; analyze run"
+    )
+    some = await rows(deep, "select id from run where state = 'waiting' order by id limit 5")
+    plans.clear()
+    assert await calls.claim_runs(deep, worker, ["elsewhere"], 10) == []
+    assert (await calls.wake_due_runs(deep))[0] == 0
+    assert plans.rows_read("run_due_idx") <= 1
+    assert await send_signals(deep, None, [NewSignal(run_id, "go") for run_id in some]) == ["sent"] * 5
+    assert plans.rows_read("run_pkey") <= 10 * len(some)
+    plans.clear()
+    await append_events(deep, [NewEvent("t1", "case-7", "answer", "{}")])
+    assert plans.rows_read("run_listening_idx") <= 20
+    plans.assert_no_scan_of_a_whole_table()
+    assert await value(deep, "select count(*) from run where state = 'queued' and session_id = 'case-7'") == 20
+
+
+async def test_children_are_found_by_their_parent(deep: Connection, plans: Plans) -> None:
+    worker = await new_worker(deep)
+    await calls.enqueue_runs(deep, [NewRun("t1", "parent", queue="family")] * 50)
+    parents = await calls.claim_runs(deep, worker, ["family"], 50)
+    for parent in parents:
+        await spawn_children(deep, parent.id, 1, "s#children-0", "s", [NewRun("t1", "child", queue="family")] * 20)
+    rest = [RunItem(parent.id, 1, "outcome", "wait", '[{"children": "s"}]') for parent in parents]
+    assert set(await write(deep, *rest)) == {"ok"}
+    children = await calls.claim_runs(deep, worker, ["family"], 1000)
+    await deep.execute("analyze run")
+    plans.clear()
+    assert set(await write(deep, *map(outcome, children))) == {"ok"}
+    assert len(await calls.claim_runs(deep, worker, ["family"], 100)) == 50
+    assert plans.rows_read("run_child_idx") <= 1000
     plans.assert_no_scan_of_a_whole_table()
