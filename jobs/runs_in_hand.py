@@ -107,6 +107,14 @@ class RunsInHand:
         self._drop_waiting()
         await self._abandon(Stop.LOST)
 
+    def strand(self) -> None:
+        """As `lose`, without waiting for what the runs do as they are told: from here on they write nothing."""
+        self._drop_waiting()
+        for execution in self._running.values():
+            execution.stop = Stop.LOST
+            if execution.task is not None:
+                execution.task.cancel()
+
     def _drop_waiting(self) -> None:
         for execution in self._waiting:
             self._running.pop(execution.claimed.id, None)
