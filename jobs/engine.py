@@ -25,7 +25,7 @@ class Witness(Protocol):
         """It is on disk."""
 
     def failed(self, run_id: int, step: str, error: Exception) -> None:
-        """The step's function has raised this, and is not tried again."""
+        """The step has raised this, and is not tried again by itself."""
 
 
 @dataclass(frozen=True, slots=True)

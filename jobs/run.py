@@ -15,7 +15,7 @@ from procrastinate.retry import RetryValue
 from howdah.jobs import api_step, children, session_events
 from howdah.jobs.api_executor import ApiResponse
 from howdah.jobs.engine import Engine
-from howdah.jobs.errors import SignalTimeoutError
+from howdah.jobs.errors import ChildrenFailedError, SignalTimeoutError
 from howdah.jobs.history import Finished, History, current_step, inside, passed, place
 from howdah.jobs.rest import Holder, Rest
 from howdah.jobs.session_events import SessionEvent
@@ -294,9 +294,13 @@ class Run:
             If one has failed or was cancelled, once all have ended. Requeue the child, then the parent, to go on.
         """
         step, after = self._history.number(name), place()
-        outputs = await children.run_children(
-            self._claimed, self._engine, self._history, self._rest, self._steps, step, after, workflow, list(items)
-        )
+        try:
+            outputs = await children.run_children(
+                self._claimed, self._engine, self._history, self._rest, self._steps, step, after, workflow, list(items)
+            )
+        except ChildrenFailedError as error:
+            self._steps.failed(step, error)
+            raise
         passed(step)
         decoder = output_decoder(workflow.function)
         return [decoder.decode(output) for output in outputs]
