@@ -1,4 +1,4 @@
-"""A database of its own for each test: on the server of DATABASE_URL, or on an embedded one that ends with the tests."""
+"""A database of its own for each test: on the server of DATABASE_URL, or on an embedded one that ends with them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class FreshDatabases:
 
     def _execute(self, statement: str, *names: str) -> None:
         with psycopg.connect(self._url, autocommit=True) as connection:
-            connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))  # type: ignore[arg-type]
+            connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
 
     def _conninfo(self, name: str) -> str:
         return make_conninfo(self._url, dbname=name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -100,7 +101,8 @@ async def replay(
             engine = Engine(pool, GroupCommit(answer), notifier, threads, api, resources, clock)
             run = Run(claimed, history, finished.signals, engine, _Holder(), f"{workflow.app.cell},public")
             try:
-                await workflow.function(run, **workflow.signature.decode(claimed.args))
+                # In a task, as a worker does: the place in the history is a context's.
+                await asyncio.create_task(workflow.function(run, **workflow.signature.decode(claimed.args)))
             except HistoryContradictedError:
                 if history.too_many is None or finished.state == "succeeded":
                     raise
