@@ -1,8 +1,8 @@
 """pytest fixtures for testing an app's workflows; who installs Howdah has them.
 
 `howdah` is the kit, see `howdah.jobs.testing`. It needs to know the app: say ``howdah_app = tasks:app`` in pytest's
-configuration, or give a fixture `howdah_app` of your own. What workflows ask for with `run.resource` comes from a fixture
-`howdah_resources` of your own.
+configuration, or give a fixture `howdah_app` of your own. A fixture `howdah_resources` of your own gives workflows what
+they ask for with `run.resource`.
 
 Every test run that has Howdah installed loads this module: what costs anything is imported by the fixtures.
 """
