@@ -31,7 +31,7 @@ PARAMETERS = {
     "max_wal_size": "4GB",
     "checkpoint_timeout": "15min",
     "jit": "off",
-    # The hot tables ask for vacuum after a few hundred rows: at the default of a minute between looks they are as large as
+    # The hot tables ask for vacuum after a few hundred rows. The default is a minute between looks: they would grow to
     # what dies in one.
     "autovacuum_naptime": "5s",
 }
