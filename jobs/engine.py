@@ -5,13 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from howdah.jobs.api_executor import ApiExecutor
+from howdah.jobs.clock import Clock
 from howdah.sql.group_commit import GroupCommit
 from howdah.sql.notifier import Notifier
 from howdah.sql.pool import Pool
 from howdah.sql.workflow.calls import ItemStatus, RunItem
+
+
+class Witness(Protocol):
+    """Sees what becomes of each step; what it raises ends the attempt. The testing kit has one."""
+
+    def before(self, run_id: int, step: str) -> None:
+        """The step's checkpoint is about to be written."""
+
+    def after(self, run_id: int, step: str) -> None:
+        """It is on disk."""
+
+    def failed(self, run_id: int, step: str, error: Exception) -> None:
+        """The step has raised this, and is not tried again by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +38,5 @@ class Engine:
     threads: ThreadPoolExecutor
     api: ApiExecutor
     resources: Mapping[type, Any] = field(default_factory=dict)
+    clock: Clock = field(default_factory=Clock)
+    witness: Witness | None = None

@@ -9,7 +9,7 @@ import re
 import time
 import traceback
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -107,7 +107,7 @@ class Execution:
             log.warning("attempt_stale", run=claimed.id, attempt=claimed.attempt, error=str(error))
             return []
         except RetryLater as error:
-            return [self._item("reschedule", _error_body(error), at=datetime.now(UTC) + error.after)]
+            return [self._item("reschedule", _error_body(error), at=self._engine.clock.now() + error.after)]
         except BaseException as error:  # Whatever an author's code raises ends this run only.
             try:
                 return await self._failed(error, retry)
@@ -116,7 +116,7 @@ class Execution:
         return self._final("succeeded", body)
 
     async def _in_time(self, running: Awaitable[T], deadline: datetime) -> T:
-        left = (deadline - datetime.now(UTC)).total_seconds()
+        left = (deadline - self._engine.clock.now()).total_seconds()
         try:
             async with asyncio.timeout(left) as limit:
                 return await running
@@ -215,7 +215,9 @@ class Execution:
             change["queue"] = decision.queue
         if decision.lock is not None and decision.lock != job.lock:
             log.warning("retry_keeps_its_lock", run=job.id, task=job.task_name, lock=job.lock, asked=decision.lock)
-        item = self._item("retry", _error_body(error), at=decision.retry_at or datetime.now(UTC))
+        clock = self._engine.clock
+        at = clock.now() if decision.retry_at is None else clock.by_it(decision.retry_at)
+        item = self._item("retry", _error_body(error), at=at)
         item.key = encode(change, "the retry decision") if change else None
         return item
 

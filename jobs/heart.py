@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import psycopg
 import structlog
 
 from howdah.jobs.claim_loop import ClaimLoop
+from howdah.jobs.clock import Clock
 from howdah.jobs.runs_in_hand import RunsInHand
 from howdah.jobs.timed_wait import timed_wait
 from howdah.sql.listener import listen
@@ -54,6 +55,7 @@ class Heart:
         heartbeat: float,
         rescue: float,
         drain: Callable[[], None],
+        clock: Clock,
     ) -> None:
         self._conninfo = conninfo
         self._cell = cell
@@ -64,6 +66,7 @@ class Heart:
         self._heartbeat = min(heartbeat, LOOK_FOR_CANCELS) if is_pooled(conninfo) else heartbeat
         self._rescue = timedelta(seconds=rescue)
         self._drain = drain
+        self._clock = clock
         self._heard_until = 0.0
         self.beat = asyncio.Event()
 
@@ -117,7 +120,7 @@ class Heart:
                 if woken:
                     claims.wake.set()
                 if next_at is not None:
-                    pause = min(WAKE_EVERY, max(0.01, (next_at - datetime.now(UTC)).total_seconds()))
+                    pause = min(WAKE_EVERY, max(0.01, (next_at - self._clock.now()).total_seconds()))
             except psycopg.Error as error:
                 log.warning("wake_failed", error=str(error).strip())
             await asyncio.sleep(pause)

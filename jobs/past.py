@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from howdah.jobs.history import Finished
@@ -11,24 +11,24 @@ from howdah.sql.stream.calls import read_watched
 from howdah.sql.workflow.calls import Signal, read_checkpoints, read_signals
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Past:
     """Finished steps by name, what was sent to the run, and whether it has written events to a session of its own."""
 
-    steps: dict[str, Finished] = field(default_factory=dict)
-    signals: list[Signal] = field(default_factory=list)
+    steps: Mapping[str, Finished] = field(default_factory=dict)
+    signals: Sequence[Signal] = ()
     watched: bool = False
 
 
 async def read_pasts(connection: Connection, runs: Sequence[int]) -> dict[int, Past]:
     """The past of each of these runs."""
-    pasts = {run_id: Past() for run_id in runs}
-    if runs:
-        for checkpoint in await read_checkpoints(connection, runs):
-            finished = Finished(checkpoint.output or "null", checkpoint.after)
-            pasts[checkpoint.run_id].steps[checkpoint.step] = finished
-        for signal in await read_signals(connection, runs):
-            pasts[signal.run_id].signals.append(signal)
-        for run_id in await read_watched(connection, runs):
-            pasts[run_id].watched = True
-    return pasts
+    if not runs:
+        return {}
+    steps: dict[int, dict[str, Finished]] = {run_id: {} for run_id in runs}
+    signals: dict[int, list[Signal]] = {run_id: [] for run_id in runs}
+    for checkpoint in await read_checkpoints(connection, runs):
+        steps[checkpoint.run_id][checkpoint.step] = Finished(checkpoint.output or "null", checkpoint.after)
+    for signal in await read_signals(connection, runs):
+        signals[signal.run_id].append(signal)
+    watched = await read_watched(connection, runs)
+    return {run_id: Past(steps[run_id], signals[run_id], run_id in watched) for run_id in runs}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typing
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
@@ -15,7 +15,7 @@ from procrastinate.retry import RetryValue
 from howdah.jobs import api_step, children, session_events
 from howdah.jobs.api_executor import ApiResponse
 from howdah.jobs.engine import Engine
-from howdah.jobs.errors import SignalTimeoutError
+from howdah.jobs.errors import ChildrenFailedError, SignalTimeoutError
 from howdah.jobs.history import History, current_step, inside, passed, place
 from howdah.jobs.past import Past
 from howdah.jobs.rest import Holder, Rest
@@ -227,7 +227,7 @@ class Run:
         step, after = self._history.number(name), place()
         known = self._history.recall(step, after)
         if known is None:
-            until = datetime.now(UTC) + duration
+            until = self._engine.clock.now() + duration
             await self._steps.keep(step, after, encode(until, "the time"))
         else:
             until = self._history.decode(step, known, datetime)
@@ -294,9 +294,13 @@ class Run:
             If one has failed or was cancelled, once all have ended. Requeue the child, then the parent, to go on.
         """
         step, after = self._history.number(name), place()
-        outputs = await children.run_children(
-            self._claimed, self._engine, self._history, self._rest, self._steps, step, after, workflow, list(items)
-        )
+        try:
+            outputs = await children.run_children(
+                self._claimed, self._engine, self._history, self._rest, self._steps, step, after, workflow, list(items)
+            )
+        except ChildrenFailedError as error:
+            self._steps.failed(step, error)
+            raise
         passed(step)
         decoder = output_decoder(workflow.function)
         return [decoder.decode(output) for output in outputs]
@@ -356,7 +360,8 @@ class Run:
             said = f"{current_step()}/{type}/{blake2b(body.encode(), digest_size=12).hexdigest()}"
             self._events[said] += 1
             known_by = f"{said}#{self._events[said]}"
-        item = RunItem(self.id, self.attempt, "event", type, body, key=f"{self.id}/{known_by}", at=datetime.now(UTC))
+        at = self._engine.clock.now()
+        item = RunItem(self.id, self.attempt, "event", type, body, key=f"{self.id}/{known_by}", at=at)
         self.has_events = True
         await self._rest.begin()
         try:
@@ -457,14 +462,18 @@ class Run:
         if known is None:
             await self._rest.begin()
             try:
-                started_at = datetime.now(UTC)
+                started_at = self._engine.clock.now()
 
                 def item(output: Any) -> RunItem:
                     return self._steps.item(step, after, encode(output, f"the output of step {step!r}"), started_at)
 
-                with inside(step):
-                    known, status = await once(self._engine.pool, self.id, self.attempt, step, item, write)
-                self._steps.refuse_unless_ok(status, step)
+                try:
+                    with inside(step):
+                        known, status = await once(self._engine.pool, self.id, self.attempt, step, item, write)
+                except Exception as error:
+                    self._steps.failed(step, error)
+                    raise
+                self._steps.written(status, step)
             finally:
                 self._rest.done()
         passed(step)
@@ -475,13 +484,13 @@ class Run:
         known = self._history.peek(f"{step}#until")
         if known is not None:
             return self._history.decode(step, known, datetime)
-        until = datetime.now(UTC) + timeout
+        until = self._engine.clock.now() + timeout
         await self._steps.keep(f"{step}#until", None, encode(until, "the time"))
         return until
 
     async def _receive(self, name: str, choices: Sequence[str] | None, until: datetime | None) -> Received:
         while (received := self._inbox.take(name, choices)) is None:
-            if until is not None and datetime.now(UTC) >= until:
+            if until is not None and self._engine.clock.now() >= until:
                 return Received(name)
             what: dict[str, Any] = {"signal": name, "after": self._inbox.last(name)}
             if choices is not None:

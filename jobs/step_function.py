@@ -8,13 +8,14 @@ import inspect
 import typing
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
 from procrastinate import jobs
 from procrastinate.retry import BaseRetryStrategy
 
+from howdah.jobs.clock import Clock
 from howdah.jobs.errors import NonRetryableError
 from howdah.sql.queue.calls import ClaimedRun
 
@@ -44,7 +45,7 @@ async def _call(
 
 
 def retry_at(
-    strategy: BaseRetryStrategy, error: Exception, claimed: ClaimedRun, step: str, failures: int
+    strategy: BaseRetryStrategy, error: Exception, claimed: ClaimedRun, step: str, failures: int, clock: Clock
 ) -> datetime | None:
     """When a step that has failed `failures` times before is tried again; None: it is not."""
     if isinstance(error, NonRetryableError):
@@ -61,7 +62,7 @@ def retry_at(
     decision = strategy.get_retry_decision(exception=error, job=job)
     if decision is None:
         return None
-    return decision.retry_at or datetime.now(UTC)
+    return clock.now() if decision.retry_at is None else clock.by_it(decision.retry_at)
 
 
 def unwrap(function: Callable[..., Any]) -> Callable[..., Any]:

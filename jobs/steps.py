@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -63,18 +63,19 @@ class Steps:
         while True:
             await self._rest.begin()
             try:
-                started_at = datetime.now(UTC)
+                started_at = self._engine.clock.now()
                 try:
                     with inside(step):
                         output = await call(function, args, kwargs, self._engine.threads, timeout)
                 except Exception as error:
                     again = None
                     if strategy is not None:
-                        again = retry_at(strategy, error, self._claimed, step, failures)
+                        again = retry_at(strategy, error, self._claimed, step, failures, self._engine.clock)
                     if again is None:
+                        self.failed(step, error)
                         raise
                     failures += 1
-                    if again - datetime.now(UTC) >= REST_FROM:
+                    if again - self._engine.clock.now() >= REST_FROM:
                         failure = _Failure(again, f"{type(error).__name__}: {error}"[:MAX_FAILURE])
                         body = encode(failure, f"the failure of step {step!r}")
                         await self.write(f"{step}#failed-{failures}", None, body, started_at)
@@ -118,7 +119,7 @@ class Steps:
 
     async def pause(self, step: str, until: datetime) -> None:
         """Wait until then: at rest, unless it is soon."""
-        while (left := until - datetime.now(UTC)) > timedelta(0):
+        while (left := until - self._engine.clock.now()) > timedelta(0):
             if left >= REST_FROM:
                 await self._rest.wait({"sleep": step, "until": until.isoformat()}, until)
                 continue
@@ -138,12 +139,26 @@ class Steps:
 
     async def write(self, step: str, after: str | None, body: str, started_at: datetime | None = None) -> None:
         """As `keep`, within work that is under way."""
-        self.refuse_unless_ok(await self._engine.writer.submit(self.item(step, after, body, started_at)), step)
+        self.written(await self._engine.writer.submit(self.item(step, after, body, started_at)), step)
 
     def item(self, step: str, after: str | None, body: str, started_at: datetime | None = None) -> RunItem:
-        """A checkpoint to write."""
+        """A checkpoint to write now; `written` is to hear what became of it."""
         run = self._claimed
-        return RunItem(run.id, run.attempt, "checkpoint", step, body, key=after, at=started_at or datetime.now(UTC))
+        if self._engine.witness is not None:
+            self._engine.witness.before(run.id, step)
+        at = started_at or self._engine.clock.now()
+        return RunItem(run.id, run.attempt, "checkpoint", step, body, key=after, at=at)
+
+    def written(self, status: ItemStatus, step: str) -> None:
+        """What became of a step's checkpoint; raises as `refuse_unless_ok`."""
+        self.refuse_unless_ok(status, step)
+        if self._engine.witness is not None:
+            self._engine.witness.after(self._claimed.id, step)
+
+    def failed(self, step: str, error: Exception) -> None:
+        """The step's function has raised this, and is not tried again."""
+        if self._engine.witness is not None:
+            self._engine.witness.failed(self._claimed.id, step, error)
 
     def refuse_unless_ok(self, status: ItemStatus, what: str) -> None:
         """Raise StaleAttempt or StepRepeated where the engine has said so."""

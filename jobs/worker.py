@@ -20,7 +20,8 @@ from howdah.jobs import maintenance
 from howdah.jobs.api_executor import ApiExecutor
 from howdah.jobs.app import App
 from howdah.jobs.claim_loop import ClaimLoop
-from howdah.jobs.engine import Engine
+from howdah.jobs.clock import Clock
+from howdah.jobs.engine import Engine, Witness
 from howdah.jobs.heart import Heart
 from howdah.jobs.runs_in_hand import RunsInHand
 from howdah.jobs.schedules import Scheduler
@@ -50,6 +51,8 @@ class WorkerSettings:
         It says that it lives every `heartbeat`; peers silent for `rescue` lose their runs.
     shutdown
         How long `stop` lets runs finish before they are handed back.
+    schedules
+        Whether it fires schedules.
     """
 
     queues: tuple[str, ...] = ()
@@ -57,6 +60,7 @@ class WorkerSettings:
     heartbeat: float = 3.0
     rescue: float = 15.0
     shutdown: float = 10.0
+    schedules: bool = True
     name: str = field(default_factory=lambda: f"{socket.gethostname()}/{os.getpid()}")
 
 
@@ -69,6 +73,8 @@ class Worker:
         libpq connection string whose search_path is the cell's; see `howdah.sql.pool.cell_conninfo`.
     resources
         Objects that workflows ask for by type with `run.resource`.
+    clock, witness
+        The testing kit's; see `howdah.jobs.testing`.
     """
 
     def __init__(
@@ -79,14 +85,20 @@ class Worker:
         *,
         api: ApiExecutor | None = None,
         resources: Mapping[type, Any] | None = None,
+        clock: Clock | None = None,
+        witness: Witness | None = None,
     ) -> None:
         self._app = app
         self._conninfo = conninfo
         self._settings = settings or WorkerSettings()
         self._api = api
         self._resources = dict(resources or {})
+        self._clock = clock or Clock()
+        self._witness = witness
         self._stopping = False
+        self._dead = False
         self._claims: ClaimLoop | None = None
+        self._hand: RunsInHand | None = None
         self.finished = 0
 
     def stop(self) -> None:
@@ -94,6 +106,15 @@ class Worker:
         self._stopping = True
         if self._claims is not None:
             self._claims.stop()
+
+    def die(self) -> None:
+        """Stop dead, as far as that goes within a process: nothing more is written, and what it has stays its own until
+        peers rescue it. The testing kit's SIGKILL.
+        """
+        self._dead = True
+        if self._hand is not None:
+            self._hand.strand()
+        self.stop()
 
     async def run(self, *, until_idle: bool = False) -> None:
         """Work until `stop`; with `until_idle`, until the queues have nothing to claim and everything is written."""
@@ -112,7 +133,9 @@ class Worker:
             api = self._api
             if api is None:
                 api = await stack.enter_async_context(ApiExecutor())
-            engine = Engine(step_pool, run_writer(write_pool), notifier, threads, api, self._resources)
+            engine = Engine(
+                step_pool, run_writer(write_pool), notifier, threads, api, self._resources, self._clock, self._witness
+            )
             await self._app.open_async(pool)
             async with pool.connection() as connection:
                 # Where no worker has been for long, today has no partition yet; from then on a periodic task cares.
@@ -127,8 +150,9 @@ class Worker:
                 heartbeat=settings.heartbeat,
                 rescue=settings.rescue,
                 drain=self._drain,
+                clock=self._clock,
             )
-            hand = RunsInHand(self._app, engine, settings.concurrency)
+            hand = self._hand = RunsInHand(self._app, engine, settings.concurrency)
             claims = self._claims = ClaimLoop(
                 self._app,
                 engine,
@@ -139,17 +163,20 @@ class Worker:
                 tasks=[entry.name for entry in entries],
                 concurrency=settings.concurrency,
             )
+            # It may find nothing else and end before the first heartbeat has told.
+            claims.suspects = until_idle
             claims.worker_id = await heart.register()
             if self._stopping:
                 claims.stop()
-            background = [
-                asyncio.create_task(duty) for duty in (*heart.duties(claims, hand), Scheduler(self._app).run(pool))
-            ]
+            duties = heart.duties(claims, hand)
+            if settings.schedules:
+                duties.append(Scheduler(self._app).run(pool))
+            background = [asyncio.create_task(duty) for duty in duties]
             for task in background:
                 task.add_done_callback(self._stop_if_failed)
             try:
                 await claims.run(until_idle=until_idle)
-                await hand.let_finish(0 if until_idle else settings.shutdown)
+                await (hand.lose() if self._dead else hand.let_finish(0 if until_idle else settings.shutdown))
             finally:
                 # More than once where need be: a pool that has just got a connection swallows a cancellation.
                 while left := [task for task in background if not task.done()]:
@@ -160,6 +187,8 @@ class Worker:
                 await engine.writer.drain()
                 await notifier.aclose()
                 self.finished = hand.finished
+            if self._dead:
+                return
             async with pool.connection() as connection:
                 released = await calls.unregister_worker(connection, claims.worker_id)
             log.info("worker_stopped", worker=claims.worker_id, finished=self.finished, released=released)

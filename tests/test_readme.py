@@ -32,6 +32,12 @@ def blocks(language: str, heading: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", section, re.DOTALL)
 
 
+def files(heading: str) -> dict[str, str]:
+    """The files that the section under a heading shows, each block under its name."""
+    section = README.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    return dict(re.findall(r"^`([\w.]+)`:\n\n```[a-z]+\n(.*?)```", section, re.DOTALL | re.MULTILINE))
+
+
 @contextmanager
 def processes_on(database_url: str, folder: Path) -> Iterator[Processes]:
     with Processes(folder / "logs", {"DATABASE_URL": database_url, "HOWDAH_HOME": str(folder)}) as processes:
@@ -127,7 +133,7 @@ def documents(text: str) -> list[dict[str, object]]:
 
 
 @pytest.mark.long
-async def test_its_workflow_runs_from_a_repository_of_ones_own(
+async def test_its_workflow_runs_and_is_tested_in_a_repository_of_ones_own(
     migrated_url: str, connection: Connection, tmp_path: Path
 ) -> None:
     # From a copy: what an earlier build left behind must not be in the wheel.
@@ -141,6 +147,8 @@ async def test_its_workflow_runs_from_a_repository_of_ones_own(
     tasks, sender = blocks("python", "Writing a workflow")
     (own / "tasks.py").write_text(tasks)
     (own / "send.py").write_text(sender)
+    for name, text in files("Testing a workflow").items():
+        (own / name).write_text(text)
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "DATABASE_URL": migrated_url}
     # How packages are found is this machine's affair.
     environment |= {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "REQUESTS_"))}
@@ -168,6 +176,16 @@ async def test_its_workflow_runs_from_a_repository_of_ones_own(
     assert rows["invoice.settle"] == (int(sent.stdout), "succeeded", {"number": "acme-1", "total": 1000.0})
     assert rows["reminder.send"][1] == "succeeded"
     assert "dear acme" in log.read_text()
+    tested = await asyncio.to_thread(
+        subprocess.run,
+        ["bash", "-euo", "pipefail", "-c", "".join(blocks("sh", "Testing a workflow"))],
+        env=environment,
+        cwd=own,
+        capture_output=True,
+        text=True,
+        timeout=INSTALL_SECONDS,
+    )
+    assert "4 passed" in tested.stdout, tested.stdout + tested.stderr
 
 
 def start(command: str, environment: dict[str, str], folder: Path) -> tuple[subprocess.Popen[bytes], Path]:

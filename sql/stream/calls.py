@@ -118,7 +118,7 @@ async def read_sessions(
     return news
 
 
-async def read_watched(connection: Connection, runs: Sequence[int]) -> list[int]:
+async def read_watched(connection: Connection, runs: Sequence[int]) -> set[int]:
     """Those of these runs that have written events to a session that is theirs alone."""
     cursor = await connection.execute("select run_id from read_watched(%s::bigint[])", [list(runs)])
-    return [row[0] for row in await cursor.fetchall()]
+    return {row[0] for row in await cursor.fetchall()}

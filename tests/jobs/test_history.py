@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
 
@@ -129,3 +130,24 @@ async def test_a_fork_goes_on_from_the_steps_it_keeps(app: App, work: Work, conn
     assert executed == ["a", "b", "c", "c"]
     assert await output(connection, forked) == ["a of 1", "b of 2", "c of 4"]
     assert await output(connection, run_id) == ["a of 1", "b of 2", "c of 3"]
+
+
+async def test_a_run_begins_at_its_own_start_whatever_ran_before_it_in_its_slot(
+    app: App, work: Work, connection: Connection
+) -> None:
+    seen = ContextVar("seen", default="nothing")
+
+    @app.workflow(name="w", retry=1)
+    async def workflow(run: Run) -> str:
+        found = seen.get()
+        seen.set("what another run left")
+        await run.step("a", same, 1)
+        if run.failures == 0:
+            raise ValueError
+        return found
+
+    for _ in range(5):
+        await workflow.enqueue_in(connection)
+    await work(app, concurrency=1)
+    assert await rows(connection, "select distinct after from checkpoint") == [""]
+    assert await rows(connection, "select output #>> '{}' from run_history") == ["nothing"] * 5
