@@ -1,4 +1,4 @@
-"""What a fork promises: it keeps the steps that were asked for and what belongs to them, and goes on as a run of its own."""
+"""What a fork promises: it keeps whole steps, as many as were asked for, and goes on as a run of its own."""
 
 from __future__ import annotations
 
