@@ -21,6 +21,7 @@ from rich.text import Text
 from howdah.app.collector import relax_collector
 from howdah.app.database import NoDatabaseError, data_folder, find_database, provide_database
 from howdah.app.processes import ProcessDiedError
+from howdah.app.run_commands import run
 from howdah.app.settings import SettingError, Settings, describe_settings, load_settings
 from howdah.sql.errors import HowdahError
 
@@ -37,6 +38,9 @@ def cli(context: click.Context) -> None:
     settings = load_settings()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(settings.log_level))
     context.obj = settings
+
+
+cli.add_command(run)
 
 
 @cli.command()
@@ -197,7 +201,7 @@ def main() -> None:
     try:
         cli()
     except (SettingError, NoDatabaseError, HowdahError, ProcessDiedError) as error:
-        Console(stderr=True, highlight=False).print(Text(f"howdah: {error}", style="red"))
+        Console(stderr=True, highlight=False).print(Text(f"howdah: {error}", style="red"), soft_wrap=True)
         sys.exit(1)
     except psycopg.OperationalError as error:
         Console(stderr=True, highlight=False).print(Text(f"howdah: the database cannot be used: {error}", style="red"))

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from howdah.app import embedded
 from howdah.app.embedded import EmbeddedPostgres
-from howdah.app.migrate import upgrade
 from howdah.app.settings import Settings
 from howdah.sql.pool import Connection, cell_conninfo, check_database
 
@@ -86,6 +85,9 @@ def bring_up_to_date(url: str, cell: str) -> None:
     async def check() -> None:
         async with await Connection.connect(cell_conninfo(url, cell, "howdah-migrate"), autocommit=True) as connection:
             await check_database(connection)
+
+    # Here: alembic would be half of the time in which a command that migrates nothing starts.
+    from howdah.app.migrate import upgrade
 
     asyncio.run(check())
     upgrade(url, cell)

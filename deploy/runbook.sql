@@ -78,6 +78,9 @@ select * from ops.cancel_run(1234, 'cancelled by an operator');
 -- CHANGES: cancels what waits of a task, 1,000 at most: repeat while `more` is true.
 select * from ops.cancel_queued('{"task": "examples.hello"}');
 
+-- CHANGES: a new run with its arguments that goes on after its first finished step; the old one stays as it is.
+select * from ops.fork_run(1234, 1);
+
 -- Its events, as its clients saw them. A run without a session writes to one named run:<id>.
 select e.* from ops.runs as r
 cross join ops.events(r.tenant_id, coalesce(r.session_id, 'run:' || r.id), p_limit => 1000) as e
@@ -112,6 +115,19 @@ select * from ops.set_limit('default', 'max_running', null);
 
 -- CHANGES: lets a paused queue go on. Tenants and tasks: resume_tenant, resume_task.
 select * from ops.resume_queue('default');
+
+-- Workflows that wait, the oldest first: for a signal (an approval, say), for children, for events, or for a time. `until`
+-- null: for ever, if nobody sends it.
+select run_id, tenant_id, task, kind, name, choices, until from ops.waits order by run_id limit 50;
+
+-- What was sent to a run.
+select name, no, payload, key, sent_at from ops.signals where run_id = 1234 order by sent_at;
+
+-- CHANGES: tells a run what it waits for, in place of whoever should have.
+select * from ops.send_signal(1234, 'approval', '"approve"');
+
+-- A run's children, theirs, and so on, with what failed.
+select depth, run_id, step, task, state, error from ops.run_tree(1234);
 
 -- ================================================================ Too much
 

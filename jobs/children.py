@@ -56,7 +56,7 @@ async def run_children(
             break
         await rest.wait({"children": step})
     failures = {
-        place: f"run {run_id} {outcomes[run_id].state}: {outcomes[run_id].error}"
+        place: f"run {run_id} {outcomes[run_id].state}: {_reason(outcomes[run_id].error)}"
         for place, run_id in enumerate(ids)
         if outcomes[run_id].state != "succeeded"
     }
@@ -96,6 +96,12 @@ async def _spawn(
             rest.done()
         engine.notifier.hint(RUNS_CHANNEL, {run.queue or "" for run in runs})
     return ids
+
+
+def _reason(error: str | None) -> str:
+    """An error's type and message: its traceback is the child's affair."""
+    body = msgspec.json.decode(error or "null")
+    return f"{body.get('type')}: {body.get('message')}" if isinstance(body, dict) else str(body)
 
 
 def _pages(outputs: Sequence[str]) -> list[list[str]]:

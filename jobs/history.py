@@ -12,6 +12,8 @@ import msgspec
 
 from howdah.jobs.errors import HistoryContradictedError
 
+# What a step keeps aside for itself while it is not finished, or beside its output: no step. The same in fork_run.sql.
+ASIDE = r"#(until|failed-[0-9]+|children-[0-9]+|outputs-[0-9]+)$"
 MAX_STEP_NAME = 200
 MAX_SHOWN = 5  # steps named in an error
 MAX_OUTPUT = 200  # characters of an output shown in an error

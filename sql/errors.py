@@ -20,7 +20,8 @@ HowdahError
 ├── QueueFull                HW018  429  as many runs are queued as the queue allows
 ├── UnknownSchedule          HW019  404
 ├── BadSchedule              HW020  422  a cron expression, a time zone or a name that cannot be used
-└── UnknownQueue             HW021  404
+├── UnknownQueue             HW021  404
+└── NotAChoice               HW022  422  a signal whose payload is none of those that the run waits for
 """
 
 from __future__ import annotations
@@ -114,6 +115,10 @@ class BadSchedule(HowdahError):
 
 class UnknownQueue(HowdahError):
     sqlstate, status, title = "HW021", 404, "Unknown queue"
+
+
+class NotAChoice(HowdahError):
+    sqlstate, status, title = "HW022", 422, "Not one of the choices"
 
 
 BY_SQLSTATE: dict[str, type[HowdahError]] = {error.sqlstate: error for error in HowdahError.__subclasses__()}

@@ -178,6 +178,18 @@ checkpoint = Table(
     Column("repeats", Integer, nullable=False),
 )
 
+signal = Table(
+    "signal",
+    metadata,
+    Column("run_id", BigInteger, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("no", Integer, primary_key=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("payload", JSONB, nullable=False),
+    Column("key", Text),
+    _timestamp("sent_at"),
+)
+
 session = Table(
     "session",
     metadata,

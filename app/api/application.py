@@ -27,12 +27,14 @@ from howdah.app.api.short_way import open_short_way
 from howdah.app.api.stream_tokens import StreamTokenController
 from howdah.app.api.tasks import TaskController
 from howdah.app.api.tenants import TenantController
+from howdah.app.api.workflows import WorkflowController
 from howdah.app.composition import open_resources
 from howdah.app.settings import Settings
 
 CONTROLLERS = (
     RunController,
     BulkRunController,
+    WorkflowController,
     ScheduleController,
     SessionController,
     EventController,

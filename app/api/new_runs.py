@@ -216,6 +216,9 @@ def summary_fields(new: NewRun, run_id: int) -> dict[str, Any]:
         "deadline": new.deadline,
         "started_at": None,
         "finished_at": None,
+        "parent": None,
+        "parent_step": None,
+        "awaits": [],
     }
 
 

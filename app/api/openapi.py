@@ -30,6 +30,7 @@ ASSETS = {
 }
 TAGS = {
     "runs": "Executions of tasks: create, look up, wait, list, explain, change, cancel, requeue, discard; one or many.",
+    "workflows": "Runs that wait: signals to them, their children, and forks that go on from a step.",
     "schedules": "Runs that come again and again, by cron expressions on the clock of a time zone.",
     "sessions": "Ordered streams of events, numbered 1, 2, 3 … without gaps; read as pages or as server-sent events.",
     "collections": "Documents, and retrieval from them.",
@@ -52,6 +53,8 @@ EXAMPLES: dict[str, Any] = {
     "/v1/runs/requeue": {"task": "invoice.send", "since": "2030-01-01T00:00:00Z"},
     "/v1/runs/discard": {"task": "invoice.send", "error": "ValueError"},
     "/v1/runs/cancel": {"queue": "mail"},
+    "/v1/runs/{run_id}/signals": {"name": "approval", "payload": {"choice": "approve", "by": "ann"}},
+    "/v1/runs/{run_id}/fork": {"steps": 2},
     "/v1/schedules/{name}": {
         "task": "invoice.remind",
         "cron": "30 9 * * mon-fri",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, DateTime, Row, Select, Text, cast, null, s
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from howdah.app.api.pagination import bad_cursor, decode_cursor, encode_cursor
+from howdah.jobs.history import ASIDE
 from howdah.sql.errors import UnknownRun
 from howdah.sql.queue.calls import OnFailure
 from howdah.sql.tables import checkpoint, run, run_history
@@ -21,13 +22,30 @@ RunState = LiveState | FinalState
 FINAL_STATES = ("succeeded", "failed", "cancelled")
 
 _NEVER = cast(null(), DateTime(timezone=True))
+# Where a filter's name is not its column's.
+_COLUMNS = {"session": "session_id", "parent": "parent_id"}
+
+
+class Awaited(msgspec.Struct, frozen=True):
+    """One thing that a waiting run waits for; the first that comes wakes it.
+
+    `name`: of the signal; of the step whose children or whose time (a sleep, a step to be tried again) it is; of the
+    session whose events it reads. `choices`: what a signal's payload, or its field `choice`, may be; null: anything.
+    `until`: when the run goes on at the latest; null: it waits for ever.
+    """
+
+    kind: Literal["signal", "children", "events", "time"]
+    name: str
+    choices: list[str] | None
+    until: datetime | None
 
 
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """One execution of a task. `attempt` counts claims, `failures` those that failed. Times are UTC.
 
     `order` and `order_no` are of a run that is one of its session's ordered ones: what its failure does to those behind
-    it, and its place among them. `deadline` is a live run's.
+    it, and its place among them. `deadline` is a live run's. `parent` is the run whose step `parent_step` waits for
+    this one. `awaits` is empty unless the run is `waiting`.
     """
 
     id: str
@@ -46,6 +64,9 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     deadline: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
+    parent: str | None
+    parent_step: str | None
+    awaits: list[Awaited]
 
 
 class Run(RunSummary, frozen=True, kw_only=True):
@@ -64,12 +85,15 @@ class RunPage(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """A finished step. `repeats`: how often a later attempt finished it again, 0 unless something is wrong."""
+    """A finished step. `took`: seconds from the start of its last try to its end. `bytes`: the size of `output`.
+    `repeats`: how often a later attempt finished it again, 0 unless something is wrong."""
 
     step: str
     attempt: int
     started_at: datetime
     finished_at: datetime
+    took: float
+    bytes: int
     repeats: int
     output: Any
 
@@ -133,7 +157,7 @@ async def find_run(engine: AsyncEngine, tenant_id: str | None, run_id: int) -> R
 async def list_runs(
     engine: AsyncEngine, tenant_id: str | None, filters: dict[str, str | None], cursor: str | None, limit: int
 ) -> RunPage:
-    """A page of runs, newest first. `filters` are wanted values of state, queue, task and session; None: any."""
+    """A page of runs, newest first. `filters`: wanted values of state, queue, task, session and parent; None: any."""
     wanted = {name: value for name, value in filters.items() if value is not None}
     scope = f"runs of {tenant_id} {sorted(wanted.items())}"
     position = decode_cursor(scope, cursor)
@@ -152,8 +176,12 @@ async def list_runs(
             continue
         columns = table.c
         conditions: list[ColumnElement[bool]] = [
-            columns["session_id" if name == "session" else name] == value for name, value in wanted.items()
+            columns[_COLUMNS.get(name, name)] == (parse_run_id(value) if name == "parent" else value)
+            for name, value in wanted.items()
         ]
+        if table is run_history and "parent" in wanted:
+            # No child is older than its parent: leaves out partitions of days before it.
+            conditions.append(columns.finished_at >= created_at(parse_run_id(wanted["parent"])))
         if tenant_id is not None:
             conditions.append(columns.tenant_id == tenant_id)
         if position is not None:
@@ -172,12 +200,12 @@ async def list_runs(
 async def list_steps(
     engine: AsyncEngine, tenant_id: str | None, run_id: int, cursor: str | None, limit: int
 ) -> StepPage:
-    """A page of a run's finished steps."""
+    """A page of a run's finished steps, without what they keep aside for themselves."""
     scope = f"steps of {run_id}"
     position = decode_cursor(scope, cursor)
     c = checkpoint.c
     query = select(c.step, c.attempt, c.started_at, c.finished_at, c.repeats, cast(c.output, Text).label("output"))
-    query = query.where(c.run_id == run_id).order_by(c.finished_at, c.step).limit(limit + 1)
+    query = query.where(c.run_id == run_id, c.step.op("!~")(ASIDE)).order_by(c.finished_at, c.step).limit(limit + 1)
     if tenant_id is not None:
         query = query.where(c.tenant_id == tenant_id)
     if position is not None:
@@ -190,7 +218,17 @@ async def list_steps(
     async with engine.connect() as connection:
         rows = (await connection.execute(query)).all()
     steps = [
-        Step(row.step, row.attempt, row.started_at, row.finished_at, row.repeats, _raw(row.output))
+        Step(
+            row.step,
+            row.attempt,
+            row.started_at,
+            row.finished_at,
+            # The start is by a worker's clock, the end by the server's.
+            max(0.0, (row.finished_at - row.started_at).total_seconds()),
+            len((row.output or "").encode()),
+            row.repeats,
+            _raw(row.output),
+        )
         for row in rows[:limit]
     ]
     last = steps[-1] if steps else None
@@ -202,6 +240,7 @@ def _live(*, full: bool) -> Select[Any]:
     c = run.c
     columns: list[Any] = [c.id, c.tenant_id, c.queue, c.task, c.state, c.priority, c.session_id, c.attempt, c.failures]
     columns += [c.on_failure, c.order_no, c.run_at, c.deadline, c.claimed_at, _NEVER.label("finished_at")]
+    columns += [c.parent_id, c.parent_step, cast(c.awaits, Text).label("awaits")]
     if full:
         columns += [cast(c.args, Text).label("args"), cast(null(), Text).label("output"), cast(c.error, Text)]
     return select(*columns)
@@ -211,6 +250,7 @@ def _history(*, full: bool) -> Select[Any]:
     c = run_history.c
     columns: list[Any] = [c.id, c.tenant_id, c.queue, c.task, c.state, c.priority, c.session_id, c.attempt, c.failures]
     columns += [c.on_failure, c.order_no, _NEVER.label("run_at"), _NEVER.label("deadline"), c.claimed_at, c.finished_at]
+    columns += [c.parent_id, c.parent_step, cast(null(), Text).label("awaits")]
     if full:
         columns += [cast(c.args, Text).label("args"), cast(c.output, Text), cast(c.error, Text)]
     return select(*columns)
@@ -234,7 +274,23 @@ def _summary(row: Row[Any]) -> dict[str, Any]:
         "deadline": row.deadline,
         "started_at": row.claimed_at,
         "finished_at": row.finished_at,
+        "parent": None if row.parent_id is None else str(row.parent_id),
+        "parent_step": row.parent_step,
+        "awaits": [] if row.awaits is None else list(_awaited(row)),
     }
+
+
+def _awaited(row: Row[Any]) -> Iterator[Awaited]:
+    for what in msgspec.json.decode(row.awaits):
+        # As ops.waits tells it.
+        if "signal" in what:
+            yield Awaited("signal", what["signal"], what.get("choices"), row.run_at)
+        elif "children" in what:
+            yield Awaited("children", what["children"], None, row.run_at)
+        elif "events" in what:
+            yield Awaited("events", row.session_id, None, row.run_at)
+        else:
+            yield Awaited("time", what["sleep"], None, row.run_at)
 
 
 def _full(row: Row[Any]) -> Run:

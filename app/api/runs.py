@@ -159,11 +159,12 @@ class RunController(Controller):
         queue: FromQuery[str | None] = None,
         task: FromQuery[str | None] = None,
         session: FromQuery[str | None] = None,
+        parent: Annotated[str | None, QueryParameter(description="The run whose children they are.")] = None,
         cursor: Cursor = None,
         limit: Limit = DEFAULT_LIMIT,
     ) -> RunPage:
         """List runs, newest first, without arguments and outputs."""
-        filters = {"state": run_state, "queue": queue, "task": task, "session": session}
+        filters = {"state": run_state, "queue": queue, "task": task, "session": session, "parent": parent}
         return await list_runs(resources.engine, caller.tenant_id, filters, cursor, limit)
 
     @get("/{run_id:str}")

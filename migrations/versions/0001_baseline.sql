@@ -3743,8 +3743,11 @@ end
 $$;
 
 -- A new run with the task, the arguments and the first p_steps finished steps of another one, live or over: it goes on
--- from there. Of a workflow that runs steps side by side, the first are those that finished first.
---   p_task   another task or version to try them on; null: the same
+-- from there. Of a workflow that runs steps side by side, the first are those that finished first. What a step keeps aside
+-- (name#until, #failed-1, #children-0, #outputs-0) is no step of its own, and goes with it; so does the signal that a wait
+-- has had, by which the next one gets its number.
+--   p_steps  more than the run has finished are refused: they would run a second time
+--   p_task   another task or version to try them on; null: the same, also where a newer version is registered
 -- p_tenant null: any tenant's (operators). It has no session and no order: readers of the old one see nothing of it.
 create function fork_run(p_tenant text, p_run bigint, p_steps integer, p_task text default null,
                          p_notify boolean default true)
@@ -3753,9 +3756,11 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
+    c_aside constant text := '#(until|failed-[0-9]+|children-[0-9]+|outputs-[0-9]+)$';
     v_old record;
     v_id bigint;
     v_status text;
+    v_kept text[];
 begin
     perform assert_read_committed();
     select o.* into v_old
@@ -3771,6 +3776,16 @@ begin
         raise exception 'a run cannot be forked from step %', p_steps
             using errcode = 'HW016', hint = 'say how many finished steps the new run shall keep: 0 or more';
     end if;
+    select array_agg(k.step) into v_kept
+    from (select c.step from checkpoint as c
+          where c.run_id = p_run and c.step !~ c_aside
+          order by c.finished_at, c.step
+          limit p_steps) as k;
+    if coalesce(cardinality(v_kept), 0) < p_steps then
+        raise exception 'run % has finished % step%, and % were asked for', p_run, coalesce(cardinality(v_kept), 0),
+                        case when cardinality(v_kept) = 1 then '' else 's' end, p_steps
+            using errcode = 'HW016', hint = 'keep fewer';
+    end if;
     select e.run_id, e.status into v_id, v_status
     from enqueue_runs(array[v_old.tenant_id], array[coalesce(p_task, v_old.task)], array[v_old.args::text],
                       array[v_old.queue], p_priorities => array[v_old.priority], p_retries => array[v_old.retry::text],
@@ -3782,11 +3797,22 @@ begin
     insert into checkpoint (run_id, step, tenant_id, attempt, output, started_at, finished_at, after)
     select v_id, c.step, c.tenant_id, 1, c.output, c.started_at, c.finished_at, c.after
     from checkpoint as c
-    where c.run_id = p_run
-    order by c.finished_at, c.step
-    limit p_steps;
+    where c.run_id = p_run and regexp_replace(c.step, c_aside, '') = any (v_kept);
+    insert into signal (run_id, name, no, tenant_id, payload, key, sent_at)
+    select v_id, s.name, s.no, s.tenant_id, s.payload, s.key, s.sent_at
+    from signal as s
+    where s.run_id = p_run
+      and exists (select from checkpoint as c
+                  where c.run_id = v_id and c.output ->> 'signal' = s.name and c.output -> 'no' = to_jsonb(s.no));
     -- Its first attempt is the other's: the next one reads what it finished.
     update run as r set attempt = 1 where r.id = v_id;
+    if p_task is null then
+        -- Enqueued, it became the newest version of its task.
+        update run as r set task = v_old.task where r.id = v_id and r.task <> v_old.task;
+        if found then
+            perform offer_runs(array[v_old.queue], array[v_old.tenant_id], array[v_old.task], p_notify);
+        end if;
+    end if;
     return query select v_id;
 end
 $$;
@@ -3864,10 +3890,56 @@ as $$
     order by s.run_id, s.name, s.no
 $$;
 
+-- A run and its descendants, p_limit at most, those nearest to it first, and of one run's children the earliest.
+-- p_tenant null: any tenant's (operators). step: the parent's step that waits for it. error: why it failed, in short.
+create function read_tree(p_tenant text, p_run bigint, p_limit integer default 1000)
+returns table (run_id bigint, parent_id bigint, step text, depth integer, task text, state text, error text)
+language sql stable
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+    with recursive tree (run_id, parent_id, step, depth, task, state, error) as (
+        select o.*
+        from (select r.id, r.parent_id, r.parent_step, 0, r.task, r.state, null::jsonb
+              from run as r
+              where r.id = p_run and (p_tenant is null or r.tenant_id = p_tenant)
+              union all
+              select h.id, h.parent_id, h.parent_step, 0, h.task, h.state, h.error
+              from run_history as h
+              where h.id = p_run and h.finished_at >= run_created_at(p_run)
+                and (p_tenant is null or h.tenant_id = p_tenant)) as o
+        union all
+        select c.id, c.parent_id, c.parent_step, t.depth + 1, c.task, c.state, c.error
+        from tree as t
+        cross join lateral (
+            select b.*
+            from ((select r.id, r.parent_id, r.parent_step, r.task, r.state, null::jsonb as error
+                   from run as r
+                   where r.parent_id = t.run_id
+                   order by r.id
+                   limit p_limit)
+                  union all
+                  (select h.id, h.parent_id, h.parent_step, h.task, h.state, h.error
+                   from run_history as h
+                   where h.parent_id = t.run_id and h.finished_at >= run_created_at(t.run_id)
+                   order by h.id
+                   limit p_limit)) as b
+            order by b.id
+            limit p_limit
+        ) as c
+    )
+    select t.run_id, t.parent_id, t.step, t.depth, t.task, t.state,
+           nullif(concat_ws(': ', t.error ->> 'type', left(t.error ->> 'message', 200)), '')
+    from tree as t
+    limit p_limit
+$$;
+
 -- Sends signals to runs, one an array position: a name, a JSON payload as text, and a key that makes a repeat harmless
 -- (null: none). One that is sent before its run awaits it waits for the run.
--- p_tenant null: any tenant's (operators). status: sent | existing (the key was sent to the run before) | finished | unknown
---   | not_a_choice (the run waits for it, and this payload is none of its choices); a bad item fails alone.
+-- p_tenant null: any tenant's (operators). status: sent | existing (the key was sent to the run before, with the same name and
+--   payload) | conflict (with others) | finished | unknown | not_a_choice (the run waits for it, and this payload is none of
+--   its choices); a bad item fails alone.
 create function send_signals(p_tenant text, p_runs bigint[], p_names text[], p_payloads text[],
                              p_keys text[] default null)
 returns table (ord bigint, run_id bigint, status text)
@@ -3897,11 +3969,15 @@ begin
                      and not coalesce(
                          a -> 'choices' ? case when jsonb_typeof(i.payload::jsonb) = 'object' then i.payload::jsonb ->> 'choice'
                                                else i.payload::jsonb #>> '{}' end, false)) as no_choice,
+               s.run_id is not null as known,
                i.key is not null
-               and (exists (select from signal as s where s.run_id = i.run_id and s.key = i.key)
-                    or row_number() over (partition by i.run_id, i.key order by i.ord) > 1) as seen
+               and (s.run_id is not null or row_number() over (partition by i.run_id, i.key order by i.ord) > 1) as seen,
+               (coalesce(s.name, first_value(i.name) over (partition by i.run_id, i.key order by i.ord)),
+                coalesce(s.payload, first_value(i.payload::jsonb) over (partition by i.run_id, i.key order by i.ord)))
+               = (i.name, i.payload::jsonb) as same
         from unnest(p_runs, p_names, p_payloads, p_keys) with ordinality as i(run_id, name, payload, key, ord)
         left join run as r on r.id = i.run_id and r.id = any (v_live)
+        left join signal as s on s.run_id = i.run_id and s.key = i.key
     ),
     sent as (
         insert into signal (run_id, name, no, tenant_id, payload, key, sent_at)
@@ -3913,10 +3989,13 @@ begin
         where i.live and not i.seen and not i.no_choice
     )
     select array_agg(
-        case when i.live then case when i.seen then 'existing' when i.no_choice then 'not_a_choice' else 'sent' end
+        case when i.live then case when i.seen then case when i.same then 'existing' else 'conflict' end
+                                   when i.no_choice then 'not_a_choice' else 'sent' end
              when exists (select from run_history as h
                           where h.id = i.run_id and h.finished_at >= run_created_at(i.run_id)
-                            and (p_tenant is null or h.tenant_id = p_tenant)) then 'finished'
+                            and (p_tenant is null or h.tenant_id = p_tenant))
+             -- Who asks again, because the answer was lost, is told that it came, though the run has ended since.
+             then case when not i.known then 'finished' when i.same then 'existing' else 'conflict' end
              else 'unknown' end order by i.ord)
     into v_status
     from item as i;
@@ -5473,6 +5552,14 @@ create function revoke_api_key(p_key text) returns table (revoked boolean)
 language sql
 as $$
     select * from revoke_api_key(null, p_key)
+$$;
+
+-- select * from ops.run_tree(1234): a run and its descendants, those nearest to it first, 1,000 at most.
+create function run_tree(p_run bigint, p_limit integer default 1000)
+returns table (run_id bigint, parent_id bigint, step text, depth integer, task text, state text, error text)
+language sql
+as $$
+    select * from read_tree(null, p_run, least(p_limit, 1000))
 $$;
 
 -- select * from ops.send_signal(1234, 'approval', '"approve"'): tells a run what it waits for, or will wait for.

@@ -15,7 +15,7 @@ from howdah.sql.queue.calls import NewRun
 
 ItemKind = Literal["checkpoint", "event", "outcome"]
 ItemStatus = Literal["ok", "stale", "busy", "repeated", "ready", "cancelled"]
-SignalStatus = Literal["sent", "existing", "finished", "unknown", "not_a_choice"]
+SignalStatus = Literal["sent", "existing", "conflict", "finished", "unknown", "not_a_choice"]
 
 # Checkpoints read at a time.
 PAGE = 10_000
@@ -73,6 +73,19 @@ class Outcome:
     run_id: int
     state: Literal["succeeded", "failed", "cancelled"]
     output: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TreeRun:
+    """A run in a tree of them: `step` is the one of its parent that waits for it, `error` why it failed."""
+
+    run_id: int
+    parent_id: int | None
+    step: str | None
+    depth: int
+    task: str
+    state: str
     error: str | None
 
 
@@ -177,3 +190,9 @@ async def fork_run(
     assert row is not None
     forked: int = row[0]
     return forked
+
+
+async def read_tree(connection: Connection, tenant_id: str | None, run_id: int, limit: int) -> list[TreeRun]:
+    """A run and its descendants, those nearest to it first; empty: it is unknown."""
+    cursor = await connection.execute("select * from read_tree(%s, %s, %s)", [tenant_id, run_id, limit])
+    return [TreeRun(*row) for row in await cursor.fetchall()]

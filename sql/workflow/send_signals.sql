@@ -1,7 +1,8 @@
 -- Sends signals to runs, one an array position: a name, a JSON payload as text, and a key that makes a repeat harmless
 -- (null: none). One that is sent before its run awaits it waits for the run.
--- p_tenant null: any tenant's (operators). status: sent | existing (the key was sent to the run before) | finished | unknown
---   | not_a_choice (the run waits for it, and this payload is none of its choices); a bad item fails alone.
+-- p_tenant null: any tenant's (operators). status: sent | existing (the key was sent to the run before, with the same name and
+--   payload) | conflict (with others) | finished | unknown | not_a_choice (the run waits for it, and this payload is none of
+--   its choices); a bad item fails alone.
 create function send_signals(p_tenant text, p_runs bigint[], p_names text[], p_payloads text[],
                              p_keys text[] default null)
 returns table (ord bigint, run_id bigint, status text)
@@ -31,11 +32,15 @@ begin
                      and not coalesce(
                          a -> 'choices' ? case when jsonb_typeof(i.payload::jsonb) = 'object' then i.payload::jsonb ->> 'choice'
                                                else i.payload::jsonb #>> '{}' end, false)) as no_choice,
+               s.run_id is not null as known,
                i.key is not null
-               and (exists (select from signal as s where s.run_id = i.run_id and s.key = i.key)
-                    or row_number() over (partition by i.run_id, i.key order by i.ord) > 1) as seen
+               and (s.run_id is not null or row_number() over (partition by i.run_id, i.key order by i.ord) > 1) as seen,
+               (coalesce(s.name, first_value(i.name) over (partition by i.run_id, i.key order by i.ord)),
+                coalesce(s.payload, first_value(i.payload::jsonb) over (partition by i.run_id, i.key order by i.ord)))
+               = (i.name, i.payload::jsonb) as same
         from unnest(p_runs, p_names, p_payloads, p_keys) with ordinality as i(run_id, name, payload, key, ord)
         left join run as r on r.id = i.run_id and r.id = any (v_live)
+        left join signal as s on s.run_id = i.run_id and s.key = i.key
     ),
     sent as (
         insert into signal (run_id, name, no, tenant_id, payload, key, sent_at)
@@ -47,10 +52,13 @@ begin
         where i.live and not i.seen and not i.no_choice
     )
     select array_agg(
-        case when i.live then case when i.seen then 'existing' when i.no_choice then 'not_a_choice' else 'sent' end
+        case when i.live then case when i.seen then case when i.same then 'existing' else 'conflict' end
+                                   when i.no_choice then 'not_a_choice' else 'sent' end
              when exists (select from run_history as h
                           where h.id = i.run_id and h.finished_at >= run_created_at(i.run_id)
-                            and (p_tenant is null or h.tenant_id = p_tenant)) then 'finished'
+                            and (p_tenant is null or h.tenant_id = p_tenant))
+             -- Who asks again, because the answer was lost, is told that it came, though the run has ended since.
+             then case when not i.known then 'finished' when i.same then 'existing' else 'conflict' end
              else 'unknown' end order by i.ord)
     into v_status
     from item as i;

@@ -18,6 +18,7 @@ from psycopg.rows import DictRow, dict_row
 
 from howdah.sql.pool import Connection
 from howdah.sql.queue.calls import ClaimedRun
+from howdah.sql.workflow.calls import RunItem
 from tests.deploy.images import DEPLOY
 from tests.sql.engine import checkpoint, claim, enqueue, event, new_worker, outcome, running, write
 
@@ -104,7 +105,7 @@ def test_each_statement_is_explained() -> None:
 
 def test_what_changes_something_says_so() -> None:
     changing = re.compile(
-        r"\b(requeue|cancel|discard|change|rescue|revoke|pause|resume|set|drain|delete|update|insert|drop|alter|prepare)_?\w*\s*\(?"
+        r"\b(requeue|cancel|discard|change|rescue|revoke|pause|resume|set|send|fork|drain|delete|update|insert|drop|alter|prepare)_?\w*\s*\(?"
     )
     for statement in read_runbook(1):
         calls = re.findall(r"from (?:ops\.)?(\w+)\(", statement.text)
@@ -237,6 +238,27 @@ async def test_a_session_that_waits_for_a_failed_run_goes_on_without_it(
     assert operator.does("gives a failed run up") == [{"run_id": head.id, "status": "discarded"}]
     assert operator.does("Ordered sessions that wait") == []
     assert [run.id for run in await claim(connection)] == [behind]
+
+
+async def test_a_run_that_waits_is_found_and_told_what_it_waits_for(
+    connection: Connection, psql: psycopg.Connection[DictRow]
+) -> None:
+    (run,) = await running(connection, task=TASK)
+    await write(connection, checkpoint(run, "greet"))
+    awaits = '[{"signal": "approval", "after": 0, "choices": ["approve", "reject"]}]'
+    await write(connection, RunItem(run.id, run.attempt, "outcome", "wait", awaits))
+    operator = Operator(psql, run.id)
+    (waits,) = operator.does("Workflows that wait")
+    assert (waits["run_id"], waits["kind"], waits["name"], waits["choices"]) == (
+        *(run.id, "signal", "approval"),
+        ["approve", "reject"],
+    )
+    assert operator.does("tells a run what it waits for") == [{"run_id": run.id, "status": "sent"}]
+    assert [(row["name"], row["payload"]) for row in operator.does("What was sent")] == [("approval", "approve")]
+    assert operator.does("Workflows that wait") == []
+    assert [row["run_id"] for row in operator.does("A run's children")] == [run.id]
+    (forked,) = operator.does("a new run with its arguments")
+    assert [row["run_id"] for row in Operator(psql, forked["run_id"]).does("A run's children")] == [forked["run_id"]]
 
 
 async def test_a_worker_is_asked_to_drain(connection: Connection, psql: psycopg.Connection[DictRow]) -> None:

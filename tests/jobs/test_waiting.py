@@ -118,10 +118,13 @@ async def test_a_signal_is_not_lost_whenever_it_is_sent(
         await work(app)
         assert await state(connection, run_id) == "waiting"
         assert await explain_run(connection, None, run_id) == f"run {run_id} waits for the signal approval"
-    assert await send(connection, run_id, "approval", {"choice": "yes", "by": "ann"}) == "sent"
+    decision = {"choice": "yes", "by": "ann"}
+    assert await send(connection, run_id, "approval", decision, key="ann-1") == "sent"
     await work(app)
     assert await output(connection, run_id) == ["yes", "ann"]
     assert await send(connection, run_id, "approval") == "finished"
+    assert await send(connection, run_id, "approval", decision, key="ann-1") == "existing", "its answer may be lost"
+    assert await send(connection, run_id, "approval", {"choice": "no"}, key="ann-1") == "conflict"
 
 
 async def test_each_signal_goes_to_one_wait_in_the_order_of_arrival(
@@ -139,7 +142,8 @@ async def test_each_signal_goes_to_one_wait_in_the_order_of_arrival(
     for number in (1, 2):
         await send(connection, run_id, "n", number)
     assert await send(connection, run_id, "n", 3, key="k") == "sent"
-    assert await send(connection, run_id, "n", 4, key="k") == "existing"
+    assert await send(connection, run_id, "n", 3, key="k") == "existing"
+    assert await send(connection, run_id, "n", 4, key="k") == "conflict"
     await work(app)
     await send(connection, run_id, "end")
     await work(app)

@@ -21,6 +21,7 @@ CALLS = {
     "drain_worker": "ops.drain_worker(1)",
     "events": "ops.events('default', 's')",
     "explain_run": "ops.explain_run(1)",
+    "fork_run": "ops.fork_run(1, 0)",
     "lock_waits": "ops.lock_waits()",
     "pause_queue": "ops.pause_queue('default')",
     "pause_task": "ops.pause_task('t')",
@@ -32,6 +33,8 @@ CALLS = {
     "resume_task": "ops.resume_task('t')",
     "resume_tenant": "ops.resume_tenant('default')",
     "revoke_api_key": "ops.revoke_api_key('0123')",
+    "run_tree": "ops.run_tree(1)",
+    "send_signal": "ops.send_signal(1, 'approval')",
     "set_limit": "ops.set_limit('default', 'max_running', 5)",
     "set_weight": "ops.set_weight('default', 2)",
 }
@@ -58,8 +61,12 @@ def test_every_view_is_read(operator: psycopg.Connection, db: psycopg.Connection
 
 def test_every_function_is_called(operator: psycopg.Connection, db: psycopg.Connection) -> None:
     assert names(db, "select proname from pg_proc where pronamespace = 'ops'::regnamespace order by 1") == list(CALLS)
-    for call in CALLS.values():
-        operator.execute(f"select * from {call}".encode())
+    for name, call in CALLS.items():
+        if name == "fork_run":
+            with pytest.raises(psycopg.Error, match="run 1 is unknown"):
+                operator.execute(f"select * from {call}".encode())
+        else:
+            operator.execute(f"select * from {call}".encode())
 
 
 async def test_an_operator_acts_on_a_run(operator: psycopg.Connection, connection: Connection) -> None:
@@ -68,6 +75,9 @@ async def test_an_operator_acts_on_a_run(operator: psycopg.Connection, connectio
     assert operator.execute("select priority from ops.runs").fetchall() == [(9,)]
     assert operator.execute("select * from ops.cancel_run(%s)", [run]).fetchall() == [(run, "cancelled")]
     assert operator.execute("select * from ops.requeue_run(%s)", [run]).fetchall() == [(run, "requeued")]
+    assert operator.execute("select * from ops.send_signal(%s, 'go')", [run]).fetchall() == [(run, "sent")]
+    (forked,) = operator.execute("select run_id from ops.fork_run(%s, 0)", [run]).fetchall()
+    assert operator.execute("select run_id, depth from ops.run_tree(%s)", forked).fetchall() == [(*forked, 0)]
 
 
 def test_the_cells_tables_and_functions_are_closed(operator: psycopg.Connection, db: psycopg.Connection) -> None:
