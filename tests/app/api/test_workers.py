@@ -225,6 +225,46 @@ async def test_a_claim_that_waits_hears_of_a_new_run(admin: httpx.AsyncClient, m
     assert 0.2 <= time.monotonic() - began < 5
 
 
+async def test_an_events_key_is_known_by_its_run(admin: httpx.AsyncClient) -> None:
+    worker = await registered(admin)
+    for _ in range(2):
+        await enqueue(admin, session="case-7")
+    for run in await claim(admin, worker, limit=2):
+        for _ in range(2):
+            assert statuses(await write(admin, worker, item(run, "event", "begun", key="begun"))) == ["ok"]
+    events = (await admin.get("/v1/sessions/case-7/events")).json()["events"]
+    assert [event["type"] for event in events] == ["begun", "begun"]
+
+
+async def test_what_a_worker_writes_is_told_after_the_commit(
+    admin: httpx.AsyncClient, db: psycopg.Connection, conninfo: str
+) -> None:
+    worker = await registered(admin)
+    run_id, limited_id = await enqueue(admin, session="case-7"), await enqueue(admin)
+    by_id = {run["id"]: run for run in await claim(admin, worker, limit=2)}
+    run, limited = by_id[run_id], by_id[limited_id]
+    db.execute("select set_queue_limits('scans', '{\"max_running\": 2}')")
+    with psycopg.connect(conninfo, autocommit=True) as listening:
+        listening.execute('listen "howdah.runs"')
+        listening.execute('listen "howdah.events"')
+        for said, heard in (
+            (item(run, "checkpoint", "read"), []),
+            (item(run, "event", "noted"), [("howdah.events", "acme/case-7")]),
+            (item(run, "outcome", "release"), [("howdah.runs", "scans")]),
+            (item(limited, "outcome", "succeeded"), [("howdah.runs", "scans")]),
+            (item(run, "event", "stale"), []),
+        ):
+            await write(admin, worker, said)
+            # The notifier waits for nothing, but sends on a connection of its own.
+            await asyncio.sleep(0.2)
+            told = [(hint.channel, hint.payload) for hint in listening.notifies(timeout=0.1)]
+            assert told == heard, said
+        (again,) = await claim(admin, worker)
+        await write(admin, worker, item(again, "outcome", "failed", {"type": "Oops", "message": ""}))
+        told = [(hint.channel, hint.payload) for hint in listening.notifies(timeout=1, stop_after=2)]
+        assert sorted(told) == [("howdah.events", "acme/case-7"), ("howdah.runs", "scans")]
+
+
 async def test_who_hangs_up_while_it_waits_takes_nothing_along(
     admin: httpx.AsyncClient, db: psycopg.Connection
 ) -> None:
