@@ -13,6 +13,7 @@ from sqlalchemy import event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from howdah.app.claim_waiter import ClaimWaiter
 from howdah.app.hub import Hub
 from howdah.app.keys import KeyRing
 from howdah.app.run_waiter import RunWaiter
@@ -39,6 +40,8 @@ from howdah.sql.schema import ROOT
 from howdah.sql.stream.calls import Appended, NewEvent
 from howdah.sql.stream.writer import event_writer
 from howdah.sql.tables import metadata
+from howdah.sql.workflow.calls import ItemStatus, RunItem
+from howdah.sql.workflow.writer import run_writer
 
 # A list that needs longer is asked for too much: the client gets a problem, the database its time back.
 READ_SECONDS = 10
@@ -59,9 +62,11 @@ class Resources:
     notifier: Notifier
     enqueuer: GroupCommit[NewRun, Enqueued]
     appender: GroupCommit[NewEvent, Appended]
+    run_items: GroupCommit[RunItem, ItemStatus]
     engine: AsyncEngine
     hub: Hub
     waiter: RunWaiter
+    claims: ClaimWaiter
     embedder: Embedder
     keys: KeyRing
     tasks: TaskRegistry
@@ -69,6 +74,7 @@ class Resources:
     def begin_shutdown(self) -> None:
         """Let go of everyone who only waits, so that open requests can end."""
         self.waiter.release()
+        self.claims.release()
         self.hub.closing.set()
 
 
@@ -87,7 +93,7 @@ async def open_resources(settings: Settings, database_url: str) -> AsyncIterator
         pool = await stack.enter_async_context(
             make_pool(conninfo, max_size=max(MIN_POOL, settings.api_pool_size - WRITERS))
         )
-        # Runs, events and hints: each writes one batch at a time, and tries again by itself.
+        # Runs, events, workers' items, hints: each writes one batch at a time, and tries again by itself.
         writes = await stack.enter_async_context(make_pool(conninfo, max_size=WRITERS, check=False))
         engine = make_read_engine(conninfo, max(MIN_READ_CONNECTIONS, settings.api_pool_size // 2))
         stack.push_async_callback(engine.dispose)
@@ -97,8 +103,12 @@ async def open_resources(settings: Settings, database_url: str) -> AsyncIterator
         stack.push_async_callback(enqueuer.drain)
         appender = event_writer(writes, notifier)
         stack.push_async_callback(appender.drain)
+        run_items = run_writer(writes)
+        stack.push_async_callback(run_items.drain)
         waiter = RunWaiter(pool)
         stack.push_async_callback(waiter.aclose)
+        claims = ClaimWaiter(conninfo, settings.cell)
+        stack.push_async_callback(claims.aclose)
         hub = await stack.enter_async_context(Hub(pool, conninfo, settings.cell))
         yield Resources(
             settings=settings,
@@ -106,9 +116,11 @@ async def open_resources(settings: Settings, database_url: str) -> AsyncIterator
             notifier=notifier,
             enqueuer=enqueuer,
             appender=appender,
+            run_items=run_items,
             engine=engine,
             hub=hub,
             waiter=waiter,
+            claims=claims,
             embedder=WordLlamaEmbedder(),
             keys=KeyRing(pool),
             tasks=TaskRegistry(engine),

@@ -27,6 +27,7 @@ from howdah.app.api.short_way import open_short_way
 from howdah.app.api.stream_tokens import StreamTokenController
 from howdah.app.api.tasks import TaskController
 from howdah.app.api.tenants import TenantController
+from howdah.app.api.workers import WorkerController
 from howdah.app.api.workflows import WorkflowController
 from howdah.app.composition import open_resources
 from howdah.app.settings import Settings
@@ -45,6 +46,7 @@ CONTROLLERS = (
     QueueController,
     TaskController,
     TenantController,
+    WorkerController,
 )
 
 

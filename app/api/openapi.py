@@ -39,6 +39,7 @@ TAGS = {
     "queues": "How much waits and runs, and what may.",
     "tasks": "Pause and resume; for administrators.",
     "tenants": "Customers and their keys; for administrators.",
+    "workers": "Workers in any language: register, claim, keep steps, finish; for administrators.",
     "health": "Whether this process lives and can serve.",
 }
 DESCRIPTION = f"""Every error is a problem document (RFC 9457, `application/problem+json`). Ids are strings.
@@ -68,6 +69,15 @@ EXAMPLES: dict[str, Any] = {
     "/v1/collections/{name}/search": {"query": "Who may end the contract?", "limit": 5},
     "/v1/tenants": {"id": "acme", "name": "Acme & Co"},
     "/v1/tenants/{tenant_id}/keys": {"name": "web shop"},
+    "/v1/workers": {
+        "name": "scanner-1",
+        "queues": ["scans"],
+        "tasks": [{"name": "scan.read", "kind": "workflow", "queue": "scans", "args_schema": {"type": "object"}}],
+    },
+    "/v1/workers/{worker_id}/claim": {"limit": 10, "wait": 20},
+    "/v1/workers/{worker_id}/items": {
+        "items": [{"run": "7", "attempt": 1, "kind": "checkpoint", "name": "scan", "body": {"pages": 3}}]
+    },
 }
 
 # The statuses that any operation may answer with; what else it refuses is told by its text, and by `default`.

@@ -102,6 +102,16 @@ class Heartbeat:
 
 
 @dataclass(frozen=True, slots=True)
+class Registration:
+    """What a worker said as it came, whether it is asked to leave, and how long it has been silent."""
+
+    queues: list[str]
+    tasks: list[str]
+    draining: bool
+    silent_for: timedelta
+
+
+@dataclass(frozen=True, slots=True)
 class TaskEntry:
     """What a worker can run; `args_schema` is a JSON schema as text."""
 
@@ -176,6 +186,15 @@ async def register_worker(connection: Connection, name: str, queues: Sequence[st
     return worker_id
 
 
+async def read_registration(connection: Connection, worker_id: int) -> Registration | None:
+    """A worker's registration; None where it has left or was given up."""
+    cursor = await connection.execute(
+        "select queues, tasks, draining, engine_now() - heartbeat_at from worker where id = %s", [worker_id]
+    )
+    row = await cursor.fetchone()
+    return None if row is None else Registration(*row)
+
+
 async def unregister_worker(connection: Connection, worker_id: int) -> int:
     """How many unfinished runs went back to the queue."""
     row = await (await connection.execute("select released from unregister_worker(%s)", [worker_id])).fetchone()
@@ -185,11 +204,11 @@ async def unregister_worker(connection: Connection, worker_id: int) -> int:
 
 
 async def claim_suspects(
-    connection: Connection, worker_id: int, queues: Sequence[str], tasks: Sequence[str]
+    connection: Connection, worker_id: int, queues: Sequence[str], tasks: Sequence[str], limit: int = 50
 ) -> list[ClaimedRun]:
-    """Claim the suspect runs that may run together, or none, for a worker that runs nothing else."""
+    """Claim up to `limit` suspect runs that may run together, or none, for a worker that runs nothing else."""
     cursor = await connection.execute(
-        "select * from claim_suspects(%s, %s::text[], %s::text[])", [worker_id, list(queues), list(tasks)]
+        "select * from claim_suspects(%s, %s::text[], %s::text[], %s)", [worker_id, list(queues), list(tasks), limit]
     )
     return [ClaimedRun(*row) for row in await cursor.fetchall()]
 

@@ -18,6 +18,7 @@
 --   repeated  a later attempt finished a step whose output was already on disk. The first output stays.
 --   ready     of a wait: what it waits for has come. It was not put to rest, and goes on.
 --   cancelled of a wait: somebody asked to cancel the run. It was not put to rest, and should end.
+-- Another kind or outcome than these is refused (HW016), with the whole batch: written as nothing, it would seem written.
 -- Locks in the engine's order: session, run, lane, each sorted; sessions and runs are skipped when held, so that one
 -- slow caller stalls nobody else in the batch.
 create function flush(
@@ -37,6 +38,8 @@ set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
+    c_outcomes constant text[] := '{succeeded, failed, cancelled, retry, reschedule, release, wait}';
+    v_unknown text;
     v_now timestamptz := engine_now();
     v_wanted integer;
     v_mine bigint[];
@@ -62,6 +65,18 @@ declare
     v_listens boolean := 'wait' = any (p_names) and 'session' = any (p_keys);
 begin
     perform assert_read_committed();
+    select format('%s %s', coalesce(i.kind, 'null'), coalesce(i.name, 'null')) into v_unknown
+    from unnest(p_kinds, p_names) as i(kind, name)
+    where case i.kind when 'checkpoint' then i.name is null
+                      when 'event' then i.name is null
+                      when 'outcome' then i.name is null or i.name <> all (c_outcomes)
+                      else true end
+    limit 1;
+    if v_unknown is not null then
+        raise exception 'an item cannot be written: %', v_unknown
+            using errcode = 'HW016', hint = format('write a checkpoint or an event by its name, or an outcome: %s',
+                                                   array_to_string(c_outcomes, ', '));
+    end if;
 
     if 'retry' = any (p_names) then
         select array_remove(array_agg(distinct i.change::jsonb ->> 'queue'), null) into v_moved

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -35,6 +36,18 @@ async def test_a_stale_attempt_is_refused_and_writes_nothing(connection: Connect
     assert await states(connection) == [(old.id, "running")]
     assert await value(connection, "select count(*) from checkpoint") == 0
     assert await value(connection, "select count(*) from event") == 0
+
+
+@pytest.mark.parametrize(("kind", "name"), [("outcome", "suceeded"), ("check", "s"), ("checkpoint", None)])
+async def test_what_no_flush_knows_is_refused_instead_of_taken_for_written(
+    connection: Connection, kind: str, name: str | None
+) -> None:
+    (run,) = await running(connection)
+    unknown: Any = RunItem(run.id, run.attempt, kind, name, "1")  # type: ignore[arg-type]
+    with pytest.raises(psycopg.Error, match=f"cannot be written: {kind} {name or 'null'}") as refused:
+        await flush(connection, [checkpoint(run), unknown])
+    assert refused.value.sqlstate == "HW016"
+    assert await value(connection, "select count(*) from checkpoint") == 0
 
 
 async def test_a_stale_item_does_not_fail_its_neighbours(connection: Connection) -> None:
