@@ -332,7 +332,8 @@ class Run:
             new = NewSignal(run_id, name, body, key=f"{self.id}/{step}")
             async with self._engine.pool.connection() as connection:
                 (status,) = await send_signals(connection, self.tenant_id, [new])
-            return status
+            # The key is this step's own: an attempt that died before it could keep the answer has sent it.
+            return "sent" if status == "existing" else status
 
         return await self.step(f"signal {name}", send)
 

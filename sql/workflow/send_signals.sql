@@ -32,8 +32,9 @@ begin
                          a -> 'choices' ? case when jsonb_typeof(i.payload::jsonb) = 'object' then i.payload::jsonb ->> 'choice'
                                                else i.payload::jsonb #>> '{}' end, false)) as no_choice,
                i.key is not null
-               and (exists (select from signal as s where s.run_id = i.run_id and s.key = i.key)
-                    or row_number() over (partition by i.run_id, i.key order by i.ord) > 1) as seen
+               and (exists (select from signal as s
+                            where s.run_id = i.run_id and s.key = i.key and (p_tenant is null or s.tenant_id = p_tenant))
+                    or r.id is not null and row_number() over (partition by i.run_id, i.key order by i.ord) > 1) as seen
         from unnest(p_runs, p_names, p_payloads, p_keys) with ordinality as i(run_id, name, payload, key, ord)
         left join run as r on r.id = i.run_id and r.id = any (v_live)
     ),
@@ -47,7 +48,9 @@ begin
         where i.live and not i.seen and not i.no_choice
     )
     select array_agg(
-        case when i.live then case when i.seen then 'existing' when i.no_choice then 'not_a_choice' else 'sent' end
+        -- What was sent stays sent, also where its run has ended by it: who repeats a send must hear the same.
+        case when i.seen then 'existing'
+             when i.live then case when i.no_choice then 'not_a_choice' else 'sent' end
              when exists (select from run_history as h
                           where h.id = i.run_id and h.finished_at >= run_created_at(i.run_id)
                             and (p_tenant is null or h.tenant_id = p_tenant)) then 'finished'
