@@ -93,9 +93,9 @@ class History:
                 f" now asks for another kind of step there ({error});{MEND}"
             ) from error
 
-    def outputs(self) -> Iterator[str]:
-        """All outputs."""
-        return (finished.output for finished in self._steps.values())
+    def outputs(self) -> Iterator[tuple[str, str]]:
+        """All steps and their outputs."""
+        return ((step, finished.output) for step, finished in self._steps.items())
 
     def assert_all_asked(self) -> None:
         """Refuse the end of a run whose code left finished steps out; errors as for `recall`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -49,6 +50,8 @@ class RunsInHand:
         self._waiting: deque[Execution] = deque()  # those of them that wait for a slot
         self._duration = BRIEF  # of a run, in seconds, averaged over the last ones
         self._unwritten: set[tuple[int, int]] = set()
+        # Each run starts from this one: a run that ends and starts the next would hand its own place in history on.
+        self._context = contextvars.copy_context()
         self.freed = asyncio.Event()
         self.on_written: Callable[[], None] = lambda: None
         self.finished = 0
@@ -127,7 +130,7 @@ class RunsInHand:
             if not self._waiting or len(self._running) - len(self._waiting) >= self._concurrency:
                 return
             execution = self._waiting.popleft()
-            execution.task = asyncio.create_task(self._execute(execution))
+            execution.task = asyncio.create_task(self._execute(execution), context=self._context.copy())
         asyncio.get_running_loop().call_soon(self._start_waiting)
 
     async def _execute(self, execution: Execution) -> None:

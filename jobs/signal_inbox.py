@@ -31,10 +31,12 @@ class SignalInbox:
         self._signals = list(signals)
         self._pool = pool
         self._taken: set[tuple[str, int]] = set()
-        for output in history.outputs():
+        for step, output in history.outputs():
             if output.startswith(('{"no"', '{"signal"')):
                 received = received_of(output)
-                if received is not None and received.no is not None:
+                # A wait is named for its signal: another step's output may only look like one.
+                mine = received is not None and received.signal == step.partition("#")[0]
+                if mine and received.no is not None:
                     self._taken.add((received.signal, received.no))
 
     def take(self, name: str, choices: Sequence[str] | None) -> Received | None:

@@ -149,6 +149,7 @@ class Steps:
         """Raise StaleAttempt or StepRepeated where the engine has said so."""
         run = self._claimed
         if status == "stale":
+            self._rest.lose()
             raise StaleAttempt(
                 f"attempt {run.attempt} of run {run.id} is over: {what!r} was not written, another one has the run"
             )
