@@ -31,8 +31,8 @@ PARAMETERS = {
     "max_wal_size": "4GB",
     "checkpoint_timeout": "15min",
     "jit": "off",
-    # The hot tables ask for vacuum after a few hundred rows: at the default of a minute between looks they are as large as
-    # what dies in one.
+    # The hot tables ask for vacuum after a few hundred rows: at the default of a minute between looks they are as large
+    # as what dies in one.
     "autovacuum_naptime": "5s",
 }
 

@@ -10,6 +10,7 @@ import structlog
 
 from howdah.jobs.history import History
 from howdah.sql.pool import Pool
+from howdah.sql.reconnect import through_reconnects
 from howdah.sql.workflow.calls import Signal, read_signals
 
 log = structlog.get_logger(__name__)
@@ -57,8 +58,12 @@ class SignalInbox:
 
     async def refresh(self) -> None:
         """Read again what has come."""
-        async with self._pool.connection() as connection:
-            self._signals = await read_signals(connection, [self._run_id])
+
+        async def read() -> list[Signal]:
+            async with self._pool.connection() as connection:
+                return await read_signals(connection, [self._run_id])
+
+        self._signals = await through_reconnects(read, "signals")
 
 
 def received_of(output: str) -> Received | None:

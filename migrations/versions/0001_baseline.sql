@@ -3749,12 +3749,28 @@ begin
         raise exception 'the fork of run % was refused: %', p_run, v_status
             using errcode = case v_status when 'queue_full' then 'HW018' else 'HW004' end;
     end if;
+    with first as materialized (
+        select c.* from checkpoint as c where c.run_id = p_run order by c.finished_at, c.step limit p_steps
+    ),
+    -- Children that had not all ended are the other run's: nobody would wake this one for them. It sends its own.
+    kept as materialized (
+        select f.* from first as f
+        where f.step !~ '#children-[0-9]+$'
+           or exists (select from first as g where g.step = regexp_replace(f.step, '#children-[0-9]+$', ''))
+    ),
+    -- What its waits have had, so that what is sent to it now has later numbers.
+    had as (
+        insert into signal (run_id, name, no, tenant_id, payload, key, sent_at)
+        select v_id, s.name, s.no, s.tenant_id, s.payload, s.key, s.sent_at
+        from signal as s
+        where s.run_id = p_run
+          and exists (select from kept as k
+                      where split_part(k.step, '#', 1) = s.name
+                        and k.output @> jsonb_build_object('signal', s.name, 'no', s.no))
+    )
     insert into checkpoint (run_id, step, tenant_id, attempt, output, started_at, finished_at, after)
-    select v_id, c.step, c.tenant_id, 1, c.output, c.started_at, c.finished_at, c.after
-    from checkpoint as c
-    where c.run_id = p_run
-    order by c.finished_at, c.step
-    limit p_steps;
+    select v_id, k.step, k.tenant_id, 1, k.output, k.started_at, k.finished_at, k.after
+    from kept as k;
     -- Its first attempt is the other's: the next one reads what it finished.
     update run as r set attempt = 1 where r.id = v_id;
     return query select v_id;
@@ -3868,8 +3884,9 @@ begin
                          a -> 'choices' ? case when jsonb_typeof(i.payload::jsonb) = 'object' then i.payload::jsonb ->> 'choice'
                                                else i.payload::jsonb #>> '{}' end, false)) as no_choice,
                i.key is not null
-               and (exists (select from signal as s where s.run_id = i.run_id and s.key = i.key)
-                    or row_number() over (partition by i.run_id, i.key order by i.ord) > 1) as seen
+               and (exists (select from signal as s
+                            where s.run_id = i.run_id and s.key = i.key and (p_tenant is null or s.tenant_id = p_tenant))
+                    or r.id is not null and row_number() over (partition by i.run_id, i.key order by i.ord) > 1) as seen
         from unnest(p_runs, p_names, p_payloads, p_keys) with ordinality as i(run_id, name, payload, key, ord)
         left join run as r on r.id = i.run_id and r.id = any (v_live)
     ),
@@ -3883,7 +3900,9 @@ begin
         where i.live and not i.seen and not i.no_choice
     )
     select array_agg(
-        case when i.live then case when i.seen then 'existing' when i.no_choice then 'not_a_choice' else 'sent' end
+        -- What was sent stays sent, also where its run has ended by it: who repeats a send must hear the same.
+        case when i.seen then 'existing'
+             when i.live then case when i.no_choice then 'not_a_choice' else 'sent' end
              when exists (select from run_history as h
                           where h.id = i.run_id and h.finished_at >= run_created_at(i.run_id)
                             and (p_tenant is null or h.tenant_id = p_tenant)) then 'finished'

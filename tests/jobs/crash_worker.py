@@ -17,9 +17,20 @@ from typing import Any, Literal
 import psycopg
 import structlog
 
-from howdah.jobs import App, NonRetryableError, RetryStrategy, Run, SignalTimeoutError, children, claim_loop
+from howdah.jobs import (
+    App,
+    NonRetryableError,
+    RetryStrategy,
+    Run,
+    SignalTimeoutError,
+    children,
+    claim_loop,
+    session_events,
+    signal_inbox,
+    steps,
+    transaction,
+)
 from howdah.jobs import run as run_module
-from howdah.jobs import session_events, signal_inbox, steps, transaction
 from howdah.jobs.worker import Worker, WorkerSettings
 from howdah.sql.pool import Connection
 from howdah.sql.workflow import writer

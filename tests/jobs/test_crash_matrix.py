@@ -94,7 +94,9 @@ class Trial:
                 return await self._end(connection)
         except TimeoutError:
             async with self.connection() as connection:
-                stuck = await rows(connection, "select id, task, state, attempt, awaits from run where queue = %s", self.queue)
+                stuck = await rows(
+                    connection, "select id, task, state, attempt, awaits from run where queue = %s", self.queue
+                )
             raise AssertionError(f"{self}: not ended after {PATIENCE} s: {stuck}\n{self.log()}") from None
         finally:
             for process in self.processes:
@@ -138,13 +140,19 @@ class Trial:
         """Whether both runs have ended; what they wait for is sent."""
         try:
             async with self.connection() as connection:
-                awaited = await rows(connection, "select awaits from run where id = %s and state = 'waiting'", self.run_id)
+                awaited = await rows(
+                    connection, "select awaits from run where id = %s and state = 'waiting'", self.run_id
+                )
                 for what in awaited[0] if awaited else []:
                     if (name := what.get("signal")) in SIGNALS:
                         body = msgspec.json.encode(SIGNALS[name]).decode()
                         await send_signals(connection, None, [NewSignal(self.run_id, name, body, key=name)])
                     if "events" in what:
                         await append_events(connection, [NewEvent("default", self.queue, "message", "3", key="third")])
+                if await rows(
+                    connection, "select from run_history where id = %s and state <> 'succeeded'", self.run_id
+                ):
+                    return True
                 both = [self.run_id, self.other_id]
                 return bool(await value(connection, "select count(*) = 2 from run_history where id = any (%s)", both))
         except psycopg.OperationalError:
@@ -210,7 +218,7 @@ class Trial:
 
 def _comparable(step: str, output: Any) -> Any:
     """What does not depend on the time, nor on which ids children got."""
-    if "#children-" in step or "#until" in step or "#failed-" in step or isinstance(output, dict) and "until" in output:
+    if re.search("#(children|until|failed)", step):
         return "…"
     if isinstance(output, str) and re.match(r"\d{4}-\d\d-\d\dT", output):
         return "…"
@@ -236,7 +244,10 @@ def prepared(conninfo: str, db: psycopg.Connection) -> str:
 
 
 def _prepare(db: psycopg.Connection) -> None:
-    db.execute("create table public.effect (run_id bigint, what text, attempt integer, at timestamptz default clock_timestamp())")
+    db.execute(
+        "create table public.effect"
+        " (run_id bigint, what text, attempt integer, at timestamptz default clock_timestamp())"
+    )
     db.execute("create table public.paid (run_id bigint, amount integer)")
 
 
@@ -274,7 +285,7 @@ def sample(points: list[str], kind: str) -> list[int]:
 
 @pytest.mark.parametrize("blow", ["kill", "cut", "lose", "freeze"])
 async def test_a_blow_at_any_point_changes_nothing(prepared: str, tmp_path: Path, blow: Blow) -> None:
-    """Killed; all its connections cut; an answer lost after its commit; frozen, given up by its peers, and awake again."""
+    """Killed; all its connections cut; an answer lost after its commit; frozen, given up, and awake again."""
     expected, points = await undisturbed(prepared, tmp_path, blow)
     slots = asyncio.Semaphore(AT_ONCE)
     wrong: list[str] = []
@@ -284,14 +295,12 @@ async def test_a_blow_at_any_point_changes_nothing(prepared: str, tmp_path: Path
         name = f"{blow}-{point}"
         trial = Trial(prepared, Strike(prepared, name, tmp_path / name, blow, point))
         async with slots:
-            began = asyncio.get_running_loop().time()
             try:
                 end = await trial.run()
                 if end != expected:
                     wrong.append(f"{name} ({trial.struck()}):\n{_difference(expected, end)}\n{trial.log()}")
             except Exception as error:
                 wrong.append(f"{name} ({trial.struck()}): {error!r}")
-        if (took := asyncio.get_running_loop().time() - began) > 8: print("SLOW", took, trial.struck(), trial.log())
         struck[trial.struck() or "never"] += 1
 
     await asyncio.gather(*(strike_at(point) for point in sample(points, blow)))
