@@ -36,8 +36,8 @@ class SignalInbox:
             if output.startswith(('{"no"', '{"signal"')):
                 received = received_of(output)
                 # A wait is named for its signal: another step's output may only look like one.
-                mine = received is not None and received.signal == step.partition("#")[0]
-                if mine and received.no is not None:
+                name = step.partition("#")[0]
+                if received is not None and received.no is not None and received.signal == name:
                     self._taken.add((received.signal, received.no))
 
     def take(self, name: str, choices: Sequence[str] | None) -> Received | None:

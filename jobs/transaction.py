@@ -146,6 +146,6 @@ async def with_sqlalchemy(
             raise _LostError from error
         raise
     except psycopg.OperationalError as error:
-        if driver.closed:
+        if driver is not None and driver.closed:
             raise _LostError from error
         raise

@@ -54,8 +54,8 @@ class Strike:
     at: int = 0
 
 
-def work(strike: Strike) -> None:
-    """Be a worker until killed."""
+def work(strike: Strike, app: App | None = None) -> None:
+    """Be a worker of `app`, or of the one below, until killed."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(strike.diary.with_suffix(".log").open("a")))
     steps.REST_FROM = LONG / 2
     Points(strike).wrap_all()
@@ -63,7 +63,7 @@ def work(strike: Strike) -> None:
     # The test says when a worker counts as dead: none is given up because the machine is slow.
     settings = WorkerSettings(queues=(strike.queue,), name=worker_name(strike), heartbeat=0.3, rescue=3600)
     conninfo = psycopg.conninfo.make_conninfo(strike.conninfo, application_name=worker_name(strike))
-    asyncio.run(Worker(app, conninfo, settings).run())
+    asyncio.run(Worker(app or everything.app, conninfo, settings).run())
 
 
 def worker_name(strike: Strike) -> str:
