@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import psycopg
 
 from howdah.jobs.engine import Engine
 from howdah.jobs.errors import ChildrenFailedError
 from howdah.jobs.history import History
 from howdah.jobs.rest import Rest
 from howdah.jobs.steps import Steps
-from howdah.sql.queue.calls import ClaimedRun
+from howdah.sql.errors import StaleAttempt, from_psycopg
+from howdah.sql.queue.calls import ClaimedRun, NewRun
 from howdah.sql.queue.writer import RUNS_CHANNEL
-from howdah.sql.workflow.calls import read_outcomes, spawn_children
+from howdah.sql.reconnect import through_reconnects
+from howdah.sql.workflow.calls import Outcome, read_outcomes, spawn_children
 
 if TYPE_CHECKING:
     from howdah.jobs.app import Workflow
@@ -40,16 +43,20 @@ async def run_children(
     items: Sequence[Any],
 ) -> list[str]:
     """The children's outputs as JSON text, in the items' order."""
-    known = history.recall(step, after)
+    known = await steps.recall(step, after)
     if known is not None:
         count = history.decode(step, known, int)
         return [output for number in range(count) for output in _page(history, step, number)]
     ids = await _spawn(claimed, engine, history, rest, step, workflow, items)
+
+    async def read() -> dict[int, Outcome]:
+        async with engine.pool.connection() as connection:
+            return {outcome.run_id: outcome for outcome in await read_outcomes(connection, ids)}
+
     while True:
         await rest.begin()
         try:
-            async with engine.pool.connection() as connection:
-                outcomes = {outcome.run_id: outcome for outcome in await read_outcomes(connection, ids)}
+            outcomes = await through_reconnects(read, f"the children of step {step!r}")
         finally:
             rest.done()
         if len(outcomes) == len(ids):
@@ -88,10 +95,19 @@ async def _spawn(
             ids += msgspec.json.decode(known, type=_Spawned).children
             continue
         runs = [workflow.new_run(item) for item in items[start : start + SPAWN]]
+
+        async def spawn(part: str = part, runs: list[NewRun] = runs) -> list[int]:
+            async with engine.pool.connection() as connection:
+                return await spawn_children(connection, claimed.id, claimed.attempt, part, step, runs)
+
         await rest.begin()
         try:
-            async with engine.pool.connection() as connection:
-                ids += await spawn_children(connection, claimed.id, claimed.attempt, part, step, runs)
+            ids += await through_reconnects(spawn, f"the children of step {step!r}")
+        except psycopg.Error as error:
+            known_error = from_psycopg(error)
+            if isinstance(known_error, StaleAttempt):
+                rest.lose()
+            raise (known_error or error) from error
         finally:
             rest.done()
         engine.notifier.hint(RUNS_CHANNEL, {run.queue or "" for run in runs})

@@ -15,6 +15,10 @@ class HistoryContradictedError(NonRetryableError):
     """The run's code asks for other steps than those that an earlier attempt of it has finished."""
 
 
+class StepFailedError(Exception):
+    """A step failed in an earlier attempt, with an error whose class cannot be found any more."""
+
+
 class SignalTimeoutError(TimeoutError):
     """The signal that a run waited for did not come in time."""
 

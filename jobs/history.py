@@ -13,7 +13,7 @@ import msgspec
 from howdah.jobs.errors import HistoryContradictedError
 
 # What a step keeps aside for itself while it is not finished, or beside its output: no step. The same in fork_run.sql.
-ASIDE = r"#(until|failed-[0-9]+|children-[0-9]+|outputs-[0-9]+)$"
+ASIDE = r"#(until|caught|failed-[0-9]+|children-[0-9]+|outputs-[0-9]+)$"
 MAX_STEP_NAME = 200
 MAX_SHOWN = 5  # steps named in an error
 MAX_OUTPUT = 200  # characters of an output shown in an error
@@ -95,9 +95,9 @@ class History:
                 f" now asks for another kind of step there ({error});{MEND}"
             ) from error
 
-    def outputs(self) -> Iterator[str]:
-        """All outputs."""
-        return (finished.output for finished in self._steps.values())
+    def outputs(self) -> Iterator[tuple[str, str]]:
+        """All steps and their outputs."""
+        return ((step, finished.output) for step, finished in self._steps.items())
 
     def assert_all_asked(self) -> None:
         """Refuse the end of a run whose code left finished steps out; errors as for `recall`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import msgspec
@@ -16,6 +16,8 @@ from howdah.sql.workflow.calls import ItemStatus, RunItem
 # Seconds without durable work before a run whose branches wait is put to rest: code between two durable calls, which
 # nobody can see, has so long to come to the next. Cut short, it would only be repeated.
 GRACE = 0.002
+# Seconds between looks of a cancelled run, which waits in its worker as it tidies up.
+TIDY_EVERY = 0.5
 
 
 class Holder(Protocol):
@@ -77,13 +79,23 @@ class Rest:
             When to be woken at the latest.
         """
         await self._may_go_on()
+        if self._holder.stop is Stop.CANCELLED:
+            # It tidies up, and may not rest any more: that would end it.
+            left = TIDY_EVERY if until is None else (until - datetime.now(UTC)).total_seconds()
+            await asyncio.sleep(max(0.0, min(TIDY_EVERY, left)))
+            await self._refresh()
+            return
         came: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waits[came] = (what, until)
         self._look()
         try:
             await came
         finally:
-            del self._waits[came]
+            self._waits.pop(came, None)
+
+    def lose(self) -> None:
+        """Another attempt has the run: nothing more may begin here, neither what its code does about the refusal."""
+        self._holder.end(Stop.LOST)
 
     def close(self) -> None:
         """Forget it all: the run has ended."""

@@ -27,6 +27,7 @@ from howdah.jobs.transaction import Keep, once, with_psycopg, with_sqlalchemy
 from howdah.sql.json_values import encode
 from howdah.sql.pool import Connection, Pool
 from howdah.sql.queue.calls import ClaimedRun
+from howdah.sql.reconnect import through_reconnects
 from howdah.sql.stream.writer import EVENTS_CHANNEL
 from howdah.sql.workflow.calls import NewSignal, RunItem, SignalStatus, send_signals
 
@@ -196,9 +197,10 @@ class Run:
         """Run `function` once, as a step whose own SQL commits with its checkpoint: both are there, or neither.
 
         `function` gets a psycopg connection in a transaction, its search_path on the cell, and must not commit. See
-        `sqlalchemy_transaction` for SQLAlchemy. What else it does, a request say, is done at least once.
+        `sqlalchemy_transaction` for SQLAlchemy. What else it does, a request say, is done at least once: it is also
+        called again where the connection breaks.
 
-        Errors are those of `step`; a database that cannot be reached fails the attempt.
+        Errors are those of `step`; a database that cannot be reached for a minute fails the attempt.
         """
 
         async def write(keep: Keep) -> None:
@@ -225,7 +227,7 @@ class Run:
     async def sleep(self, name: str, duration: timedelta) -> None:
         """Go on `duration` after the first attempt came here. Longer than a second, no worker is held meanwhile."""
         step, after = self._history.number(name), place()
-        known = self._history.recall(step, after)
+        known = await self._steps.recall(step, after)
         if known is None:
             until = self._engine.clock.now() + duration
             await self._steps.keep(step, after, encode(until, "the time"))
@@ -270,7 +272,7 @@ class Run:
             If the payload is no `type`.
         """
         step, after = self._history.number(name), place()
-        known = self._history.recall(step, after)
+        known = await self._steps.recall(step, after)
         if known is None:
             until = None if timeout is None else await self._until(step, timeout)
             received = await self._receive(name, choices, until)
@@ -332,11 +334,17 @@ class Run:
         body = encode(payload, f"the payload of signal {name!r}")
         step = self._history.next_number(f"signal {name}")
 
-        async def send() -> SignalStatus:
-            new = NewSignal(run_id, name, body, key=f"{self.id}/{step}")
+        new = NewSignal(run_id, name, body, key=f"{self.id}/{step}")
+
+        async def send_once() -> SignalStatus:
             async with self._engine.pool.connection() as connection:
                 (status,) = await send_signals(connection, self.tenant_id, [new])
             return status
+
+        async def send() -> SignalStatus:
+            status = await through_reconnects(send_once, f"signal {name!r}")
+            # The key is this step's own: an attempt that died before it could keep the answer has sent it.
+            return "sent" if status == "existing" else status
 
         return await self.step(f"signal {name}", send)
 
@@ -458,7 +466,7 @@ class Run:
         self, name: str, function: Callable[..., Any], write: Callable[[Keep], Awaitable[None]]
     ) -> Any:
         step, after = self._history.number(name), place()
-        known = self._history.recall(step, after)
+        known = await self._steps.recall(step, after)
         if known is None:
             await self._rest.begin()
             try:

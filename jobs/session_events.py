@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from howdah.sql.pool import Pool
-from howdah.sql.stream.calls import read_events
+from howdah.sql.reconnect import through_reconnects
+from howdah.sql.stream.calls import Event, read_events
 
 PAGE = 500
 
@@ -27,6 +28,10 @@ class SessionEvent:
 
 async def read(pool: Pool, tenant_id: str, session_id: str, after: int) -> list[SessionEvent]:
     """The next events after number `after`; empty: there are none yet."""
-    async with pool.connection() as connection:
-        events = await read_events(connection, tenant_id, session_id, after, PAGE)
+
+    async def page() -> list[Event]:
+        async with pool.connection() as connection:
+            return await read_events(connection, tenant_id, session_id, after, PAGE)
+
+    events = await through_reconnects(page, "events")
     return [SessionEvent(e.seq, e.type, msgspec.json.decode(e.data), e.run_id, e.created_at) for e in events]

@@ -10,6 +10,7 @@ import structlog
 
 from howdah.jobs.history import History
 from howdah.sql.pool import Pool
+from howdah.sql.reconnect import through_reconnects
 from howdah.sql.workflow.calls import Signal, read_signals
 
 log = structlog.get_logger(__name__)
@@ -31,10 +32,12 @@ class SignalInbox:
         self._signals = list(signals)
         self._pool = pool
         self._taken: set[tuple[str, int]] = set()
-        for output in history.outputs():
+        for step, output in history.outputs():
             if output.startswith(('{"no"', '{"signal"')):
                 received = received_of(output)
-                if received is not None and received.no is not None:
+                # A wait is named for its signal: another step's output may only look like one.
+                name = step.partition("#")[0]
+                if received is not None and received.no is not None and received.signal == name:
                     self._taken.add((received.signal, received.no))
 
     def take(self, name: str, choices: Sequence[str] | None) -> Received | None:
@@ -55,8 +58,12 @@ class SignalInbox:
 
     async def refresh(self) -> None:
         """Read again what has come."""
-        async with self._pool.connection() as connection:
-            self._signals = await read_signals(connection, [self._run_id])
+
+        async def read() -> list[Signal]:
+            async with self._pool.connection() as connection:
+                return await read_signals(connection, [self._run_id])
+
+        self._signals = await through_reconnects(read, "signals")
 
 
 def received_of(output: str) -> Received | None:

@@ -12,6 +12,7 @@ from procrastinate.retry import RetryValue, get_retry_strategy
 
 from howdah.jobs.engine import Engine
 from howdah.jobs.history import History, inside, passed, place
+from howdah.jobs.kept_failures import KeptFailures, rebuild
 from howdah.jobs.rest import Rest
 from howdah.jobs.step_function import call, output_decoder, retry_at
 from howdah.sql.errors import StaleAttempt, StepRepeated
@@ -39,6 +40,7 @@ class Steps:
         self._history = history
         self._rest = rest
         self._engine = engine
+        self._failures = KeptFailures()
 
     async def run(
         self,
@@ -52,9 +54,12 @@ class Steps:
     ) -> Any:
         """The output of `step`: as it was kept, or of `function` called now."""
         decoder = output_decoder(function)
-        known = self._history.recall(step, after)
+        known = await self.recall(step, after)
         if known is not None:
             return decoder.decode(known)
+        failed = self._history.peek(f"{step}#caught")
+        if failed is not None:
+            raise rebuild(step, failed)
         strategy = get_retry_strategy(retry)
         failures = 0
         while strategy is not None and (failed := self._history.peek(f"{step}#failed-{failures + 1}")) is not None:
@@ -73,6 +78,7 @@ class Steps:
                         again = retry_at(strategy, error, self._claimed, step, failures, self._engine.clock)
                     if again is None:
                         self.failed(step, error)
+                        self._failures.failed(step, error)
                         raise
                     failures += 1
                     if again - self._engine.clock.now() >= REST_FROM:
@@ -113,9 +119,21 @@ class Steps:
                 for _ in range(min(limit, len(todo))):
                     group.create_task(work_off())
         except BaseExceptionGroup as failed:
+            self._failures.passed_on(failed)
             raise failed.exceptions[0] from None
         passed(base)
         return outputs
+
+    async def recall(self, step: str, after: str | None) -> str | None:
+        """The output of `step`, if it has finished. If not, what its place is owed to is kept first.
+
+        Errors are those of `History.recall`.
+        """
+        known = self._history.recall(step, after)
+        if known is None:
+            for failed, body in self._failures.take():
+                await self.keep(f"{failed}#caught", None, body)
+        return known
 
     async def pause(self, step: str, until: datetime) -> None:
         """Wait until then: at rest, unless it is soon."""
@@ -164,6 +182,7 @@ class Steps:
         """Raise StaleAttempt or StepRepeated where the engine has said so."""
         run = self._claimed
         if status == "stale":
+            self._rest.lose()
             raise StaleAttempt(
                 f"attempt {run.attempt} of run {run.id} is over: {what!r} was not written, another one has the run"
             )

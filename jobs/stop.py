@@ -10,5 +10,5 @@ class Stop(enum.Enum):
 
     CANCELLED = "cancelled"  # somebody cancelled the run: its code may tidy up, durably
     SHUTDOWN = "shutdown"  # the worker is leaving: the run goes back to the queue
-    LOST = "lost"  # peers gave this worker up: the run is another's by now
+    LOST = "lost"  # peers gave this worker up, or a write was refused: the run is another's by now
     RESTING = "resting"  # the run waits as a row now, and may be another's as soon as that has come

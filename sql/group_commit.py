@@ -9,10 +9,9 @@ from functools import partial
 from typing import Generic, TypeVar
 
 import psycopg
-import structlog
-from psycopg_pool import PoolClosed
 
 from howdah.sql.errors import from_psycopg
+from howdah.sql.reconnect import may_pass, through_reconnects
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -20,14 +19,10 @@ Result = TypeVar("Result")
 # An item, and who is told: called once, with its result or with why there is none.
 _Waiting = tuple[Item, Callable[[Result | BaseException], None]]
 
-log = structlog.get_logger(__name__)
-
 # A batch is long enough to share an fsync among many and short enough to answer within milliseconds.
 MAX_BATCH = 1000
 # A held session or row frees within a transaction's length; asking again at once would spin.
 BUSY_PAUSE = 0.005
-# Postgres restarts within seconds; beyond a minute, callers should know.
-RECONNECT_PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0, 1.0, 2.0, 2.0, 5.0, 5.0, 10.0, 10.0, 10.0, 13.0)
 
 
 class Busy:
@@ -106,14 +101,16 @@ class GroupCommit(Generic[Item, Result]):
     async def _write_batch(self, batch: list[_Waiting[Item, Result]]) -> list[_Waiting[Item, Result]]:
         """Write `batch`; what is to be sent again, in order."""
         try:
-            results = await self._flush_through_reconnects([item for item, _ in batch])
+            results = await through_reconnects(
+                lambda: self._flush([item for item, _ in batch]), f"a flush of {len(batch)} items"
+            )
         except asyncio.CancelledError as error:
             for _, told in batch:
                 told(error)
             raise
         except Exception as error:
             # One bad item must fail alone: halve until it stands by itself. A database that is away fails them all.
-            if len(batch) == 1 or _may_pass(error):
+            if len(batch) == 1 or may_pass(error):
                 known = from_psycopg(error) if isinstance(error, psycopg.Error) else None
                 for _, told in batch:
                     told(known or error)
@@ -131,26 +128,6 @@ class GroupCommit(Generic[Item, Result]):
             else:
                 waiting[1](result)
         return busy
-
-    async def _flush_through_reconnects(self, items: Sequence[Item]) -> Sequence[Result | Busy]:
-        for pause in RECONNECT_PAUSES:
-            try:
-                return await self._flush(items)
-            except psycopg.OperationalError as error:
-                if not _may_pass(error):
-                    raise
-                log.warning("flush_retried", items=len(items), error=str(error), pause_s=pause)
-                await asyncio.sleep(pause)
-        return await self._flush(items)
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether the same items could be written once the database is back, or has room again."""
-    if not isinstance(error, psycopg.OperationalError) or isinstance(error, PoolClosed):
-        return False
-    state = error.sqlstate
-    # None: the connection broke; 40: deadlock; 53: too many connections, disk full; 57P: shut down or starting.
-    return state is None or state.startswith(("08", "40", "53", "57P"))
 
 
 def _settle(future: asyncio.Future[Result], result: Result | BaseException) -> None:

@@ -1,6 +1,6 @@
 -- A new run with the task, the arguments and the first p_steps finished steps of another one, live or over: it goes on
 -- from there. Of a workflow that runs steps side by side, the first are those that finished first. What a step keeps aside
--- (name#until, #failed-1, #children-0, #outputs-0) is no step of its own, and goes with it; so does the signal that a wait
+-- (name#until, #caught, #failed-1, #children-0, #outputs-0) is no step of its own, and goes with it; so does the signal that a wait
 -- has had, by which the next one gets its number.
 --   p_steps  more than the run has finished are refused: they would run a second time
 --   p_task   another task or version to try them on; null: the same, also where a newer version is registered
@@ -12,7 +12,7 @@ language plpgsql
 as $$
 #variable_conflict use_column
 declare
-    c_aside constant text := '#(until|failed-[0-9]+|children-[0-9]+|outputs-[0-9]+)$';
+    c_aside constant text := '#(until|caught|failed-[0-9]+|children-[0-9]+|outputs-[0-9]+)$';
     v_old record;
     v_id bigint;
     v_status text;
@@ -53,7 +53,11 @@ begin
     insert into checkpoint (run_id, step, tenant_id, attempt, output, started_at, finished_at, after)
     select v_id, c.step, c.tenant_id, 1, c.output, c.started_at, c.finished_at, c.after
     from checkpoint as c
-    where c.run_id = p_run and regexp_replace(c.step, c_aside, '') = any (v_kept);
+    where c.run_id = p_run
+      and (regexp_replace(c.step, c_aside, '') = any (v_kept)
+           -- A failure that the code had caught before the last step that is kept; after it, it is tried again.
+           or c.step ~ '#caught$' and c.finished_at <= (select max(k.finished_at) from checkpoint as k
+                                                        where k.run_id = p_run and k.step = any (v_kept)));
     insert into signal (run_id, name, no, tenant_id, payload, key, sent_at)
     select v_id, s.name, s.no, s.tenant_id, s.payload, s.key, s.sent_at
     from signal as s

@@ -34,13 +34,15 @@ begin
                                                else i.payload::jsonb #>> '{}' end, false)) as no_choice,
                s.run_id is not null as known,
                i.key is not null
-               and (s.run_id is not null or row_number() over (partition by i.run_id, i.key order by i.ord) > 1) as seen,
+               and (s.run_id is not null
+                    or r.id is not null and row_number() over (partition by i.run_id, i.key order by i.ord) > 1) as seen,
                (coalesce(s.name, first_value(i.name) over (partition by i.run_id, i.key order by i.ord)),
                 coalesce(s.payload, first_value(i.payload::jsonb) over (partition by i.run_id, i.key order by i.ord)))
                = (i.name, i.payload::jsonb) as same
         from unnest(p_runs, p_names, p_payloads, p_keys) with ordinality as i(run_id, name, payload, key, ord)
         left join run as r on r.id = i.run_id and r.id = any (v_live)
-        left join signal as s on s.run_id = i.run_id and s.key = i.key
+        left join signal as s
+            on s.run_id = i.run_id and s.key = i.key and (p_tenant is null or s.tenant_id = p_tenant)
     ),
     sent as (
         insert into signal (run_id, name, no, tenant_id, payload, key, sent_at)
