@@ -17,6 +17,7 @@ from howdah.sql.schema import operator_schema
 FINAL = ("succeeded", "failed", "cancelled")
 # Steps that the first look shows: of a run with more, the latest.
 MAX_STEPS = 100
+LOOK_SECONDS = 2.0  # for a connection; then the caller may say that it waits
 EVENTS = 1000  # events read at a time
 TREE = 200  # runs of the tree that are read
 # Steps are known by when their transaction began. One that began earlier may end later, by less than this.
@@ -160,8 +161,10 @@ class RunReader:
         ------
         UnknownRun
             If there is no such run.
+        psycopg.OperationalError
+            If the database does not answer within 2 s.
         """
-        async with self.pool.connection() as connection:
+        async with self.pool.connection(timeout=LOOK_SECONDS) as connection:
             # First of all: what a run has said is on disk before its end is.
             found = await self._rows(connection, RunRow, _RUN, self.run_id)
             if not found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 
 import psycopg
@@ -80,6 +81,8 @@ async def watch(console: Console, settings: Settings, database_url: str, run_id:
     psycopg.OperationalError
         If the database cannot be reached, or not again within 30 s.
     """
+    # What the pool has to say of a server that is away is told below, in a sentence.
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)
     screen = Screen(console, live=True)
     conninfo = await _reachable(settings, database_url)
     async with make_pool(conninfo, max_size=1) as pool:

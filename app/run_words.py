@@ -108,7 +108,7 @@ def heading(run: RunRow) -> list[Text]:
         facts.append(f"session {run.session_id}")
     name = Text.assemble(("run ", "dim"), (str(run.id), "bold"), ("  ", ""), (run.task, "bold cyan"))
     name.append(f"  {', '.join(facts)}", "dim")
-    return [name, Text(f"{' ' * 10}args {shown(run.args)}", "dim")]
+    return [name, Text(f"{' ' * 10}args {shown(run.args)}", "dim")] if run.args else [name]
 
 
 def now_lines(news: News) -> list[Text]:

@@ -20,6 +20,8 @@ import pytest
 from howdah.app.keys import issue_key
 from howdah.app.processes import Process, Processes, free_port, wait_until_ready
 from howdah.sql.pool import Connection
+from tests.sql.engine import checkpoint, running, write
+from tests.sql.test_ops_waits import APPROVAL, rest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -109,6 +111,33 @@ async def test_its_curl_commands_do_what_it_says(migrated_url: str, connection: 
     assert len(found["results"]) == 3
     assert problem["status"] == 404
     assert "examples.hello" in problem["detail"]
+
+
+@pytest.mark.needs("curl")
+async def test_its_words_about_a_run_that_waits_hold(migrated_url: str, connection: Connection, tmp_path: Path) -> None:
+    (commands,) = blocks("sh", "Watching a run")
+    (run,) = await running(connection)
+    await write(connection, checkpoint(run, "open"))
+    await rest(connection, run, APPROVAL)
+    with processes_on(migrated_url, tmp_path) as processes:
+        url, key, _ = await api_with_key(processes, connection)
+        places = {"HOWDAH_URL": url, "HOWDAH_KEY": key, "RUN": str(run.id), "DATABASE_URL": migrated_url}
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        done = await asyncio.to_thread(
+            subprocess.run,
+            ["bash", "-euo", "pipefail", "-c", commands],
+            env={**os.environ, **places, "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+    shown, _, answers = done.stdout.partition("{")
+    assert "waits for the signal approval (approve or reject)" in shown
+    assert f"sent 'approval' to run {run.id}" in shown
+    signal, forked = documents("{" + answers)
+    assert signal == {"id": str(run.id), "name": "approval", "status": "sent"}
+    assert forked["state"] == "queued"
 
 
 async def registered(connection: Connection, task: str) -> None:
@@ -214,10 +243,10 @@ def test_its_sql_for_operators_works_as_printed(db: psycopg.Connection, database
     db.execute("select finish_runs(array[%s::bigint], '{failed}', null, array['{\"type\": \"Oops\"}'::jsonb])", row)
     (script,) = blocks("sql", "SQL for operators")
     statements = [part for part in re.sub(r"--[^\n]*", "", script).split(";") if part.strip()]
-    assert len(statements) == 16
+    assert len(statements) == 19
     with psycopg.connect(database_url, autocommit=True, options="-c search_path=howdah,ops,public") as operator:
         answers = [operator.execute(part.replace(":run", str(row[0])).encode()).fetchall() for part in statements]
-    queues, failures, requeued, others, why, steps, _, *answers = answers
+    queues, failures, requeued, others, why, steps, waits, sent, forked, _, *answers = answers
     paused, resumed, limit, drained, schedules, enqueued, cancelled, created, appended = answers
     assert schedules == []
     assert queues[0][0] == "default"
@@ -226,6 +255,9 @@ def test_its_sql_for_operators_works_as_printed(db: psycopg.Connection, database
     assert others == [(0, False)]
     assert why == [(f"run {row[0]} is queued, and no live worker serves its queue default",)]
     assert steps == []
+    assert waits == []
+    assert sent == [(row[0], "sent")]
+    assert forked[0][0] > row[0]
     assert (paused, resumed) == ([("default", True)], [("default", False)])
     assert limit[0][:2] == ("default", 100)
     assert drained == [(7, "unknown")]

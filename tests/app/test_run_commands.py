@@ -15,14 +15,17 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from psycopg.sql import SQL, Identifier
 
 from howdah.sql.pool import Connection
 from howdah.sql.queue.calls import ClaimedRun
 from howdah.sql.workflow.calls import NewSignal, RunItem, send_signals
-from tests.sql.engine import checkpoint, claim, enqueue, event, outcome, rows, running, value, write
+from tests.conftest import Databases
+from tests.sql.engine import checkpoint, claim, connect, enqueue, event, outcome, rows, running, value, write
 from tests.sql.test_ops_waits import APPROVAL, rest, spawn
 
 SECONDS = 30
+CUT = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'howdah-run'"
 HOWDAH = [sys.executable, "-m", "howdah.app.cli"]
 ERROR = '{"type": "ValueError", "message": "bad", "traceback": "Traceback\\n  line 1\\nValueError: bad"}'
 
@@ -151,10 +154,27 @@ async def test_a_watch_goes_on_when_its_connection_is_cut(howdah: Howdah, connec
     with howdah.watch(run.id) as watching:
         watching.until("running    attempt 1")
         for step in ("a", "b"):
-            cut = "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'howdah-run'"
-            assert await rows(connection, cut) == [True]
+            assert await rows(connection, CUT) == [True]
             await write(connection, checkpoint(run, step))
             watching.until(f"step       {step}  ")
+        await write(connection, outcome(run))
+        assert watching.status() == 0
+
+
+async def test_a_watch_outlives_a_database_that_is_away(
+    howdah: Howdah, connection: Connection, databases: Databases
+) -> None:
+    (run,) = await running(connection)
+    with howdah.watch(run.id) as watching:
+        watching.until("running    attempt 1")
+        async with await connect(databases.url("postgres")) as elsewhere:
+            name = Identifier(connection.info.dbname)
+            await elsewhere.execute(SQL("alter database {} allow_connections false").format(name))
+            await rows(connection, CUT)
+            watching.until("the database is away, trying again: ")
+            await write(connection, checkpoint(run, "a"))
+            await elsewhere.execute(SQL("alter database {} allow_connections true").format(name))
+        watching.until("step       a  ")
         await write(connection, outcome(run))
         assert watching.status() == 0
 
