@@ -101,8 +101,8 @@ async def replay(
             engine = Engine(pool, GroupCommit(answer), notifier, threads, api, resources, clock)
             run = Run(claimed, history, finished.signals, engine, _Holder(), f"{workflow.app.cell},public")
             try:
-                # In a task, as a worker does: the place in the history is a context's.
-                await asyncio.create_task(workflow.function(run, **workflow.signature.decode(claimed.args)))
+                # A task, as a worker's, has a context of its own: the place in the history is kept there.
+                await asyncio.create_task(_call(workflow, run, claimed))
             except HistoryContradictedError:
                 if history.too_many is None or finished.state == "succeeded":
                     raise
@@ -117,3 +117,7 @@ async def replay(
             if history.too_many is not None and finished.state == "succeeded":
                 raise history.too_many
             run.end()
+
+
+async def _call(workflow: Workflow[Any, Any], run: Run, claimed: ClaimedRun) -> Any:
+    return await workflow.function(run, **workflow.signature.decode(claimed.args))
