@@ -102,10 +102,9 @@ async def replay(
             engine = Engine(pool, GroupCommit(answer), notifier, threads, api, resources, clock)
             past = Past(history, finished.signals)
             run = Run(claimed, past, engine, _Holder(), f"{workflow.app.cell},public")
-            arguments = workflow.signature.decode(claimed.args)
             try:
-                # In a task, as a worker does: the place in the history is a context's.
-                await asyncio.ensure_future(workflow.function(run, **arguments))
+                # A task, as a worker's, has a context of its own: the place in the history is kept there.
+                await asyncio.create_task(_call(workflow, run, claimed))
             except HistoryContradictedError:
                 if history.too_many is None or finished.state == "succeeded":
                     raise
@@ -120,3 +119,7 @@ async def replay(
             if history.too_many is not None and finished.state == "succeeded":
                 raise history.too_many
             run.end()
+
+
+async def _call(workflow: Workflow[Any, Any], run: Run, claimed: ClaimedRun) -> Any:
+    return await workflow.function(run, **workflow.signature.decode(claimed.args))

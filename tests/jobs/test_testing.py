@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -146,6 +147,17 @@ async def test_what_a_worker_does_by_itself_needs_no_second_call(kit: Kit) -> No
     assert (await kit.run(parent)).output == 190
 
 
+async def test_what_is_due_as_work_begins_is_done_by_it(kit: Kit) -> None:
+    @kit.app.workflow(name="w")
+    async def workflow(run: Run) -> None:
+        await run.step("s", note, 1)
+
+    await kit.start(workflow.configure(run_at=kit.now + timedelta(milliseconds=30)))
+    await asyncio.sleep(0.04)
+    await kit.work()
+    assert executed == [1]
+
+
 async def test_signals_and_cancellations_reach_a_run_that_waits(kit: Kit) -> None:
     @kit.app.workflow(name="w")
     async def workflow(run: Run) -> str:
@@ -229,10 +241,17 @@ async def test_what_runs_beside_a_killed_step_dies_too(kit: Kit) -> None:
         await asyncio.sleep(0.05)
         return await note(name)
 
+    async def deaf(name: str) -> str:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0.05)
+        return name
+
     @kit.app.workflow(name="w")
     async def workflow(run: Run) -> list[str]:
         try:
-            return await asyncio.gather(run.step("fast", note, "fast"), run.step("slow", slow, "slow"))
+            return await asyncio.gather(
+                run.step("deaf", deaf, "deaf"), run.step("slow", slow, "slow"), run.step("fast", note, "fast")
+            )
         except asyncio.CancelledError:
             return ["survived"]
 
@@ -245,8 +264,9 @@ async def test_what_runs_beside_a_killed_step_dies_too(kit: Kit) -> None:
     await kit.work()
     assert [(await kit.result(run_id)).state for run_id in run_ids] == ["running", "running"]
     assert executed == ["fast"]
+    assert [await kit.steps(run_id) for run_id in run_ids] == [{}, {}]
     await kit.work()
-    assert [(await kit.result(run_id)).output for run_id in run_ids] == [["fast", "slow"], "other"]
+    assert [(await kit.result(run_id)).output for run_id in run_ids] == [["deaf", "slow", "fast"], "other"]
 
 
 async def test_a_run_may_be_killed_again_and_again_until_it_counts_as_poison(kit: Kit) -> None:
