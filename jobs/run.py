@@ -126,6 +126,10 @@ class Run:
         repeat, as in a loop: repeats are numbered in the order of the calls. A function that is not async runs in a
         thread.
 
+        A failure that the code catches, and goes on from to another step, is kept as well: a later attempt raises it
+        again, and takes the same way. One that ends the attempt is tried again by the next. Of asyncio.gather with
+        `return_exceptions` nobody can tell what was caught: use `map`, or catch in the branch.
+
         Parameters
         ----------
         retry
