@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Protocol
 
 import msgspec
 
+from howdah.jobs.clock import Clock
 from howdah.jobs.stop import Stop
 from howdah.sql.group_commit import GroupCommit
 from howdah.sql.workflow.calls import ItemStatus, RunItem
@@ -45,12 +46,14 @@ class Rest:
         writer: GroupCommit[RunItem, ItemStatus],
         holder: Holder,
         refresh: Callable[[], Awaitable[None]],
+        clock: Clock,
     ) -> None:
         self._run_id = run_id
         self._attempt = attempt
         self._writer = writer
         self._holder = holder
         self._refresh = refresh
+        self._clock = clock
         self._under_way = 0
         self._waits: dict[asyncio.Future[None], tuple[dict[str, Any], datetime | None]] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -81,7 +84,7 @@ class Rest:
         await self._may_go_on()
         if self._holder.stop is Stop.CANCELLED:
             # It tidies up, and may not rest any more: that would end it.
-            left = TIDY_EVERY if until is None else (until - datetime.now(UTC)).total_seconds()
+            left = TIDY_EVERY if until is None else (until - self._clock.now()).total_seconds()
             await asyncio.sleep(max(0.0, min(TIDY_EVERY, left)))
             await self._refresh()
             return

@@ -80,7 +80,7 @@ class Run:
         self._search_path = search_path
         self._history = History(claimed.id, past.steps)
         self._inbox = SignalInbox(claimed.id, past.signals, self._history, engine.pool)
-        self._rest = Rest(claimed.id, claimed.attempt, engine.writer, holder, self._inbox.refresh)
+        self._rest = Rest(claimed.id, claimed.attempt, engine.writer, holder, self._inbox.refresh, engine.clock)
         self._steps = Steps(claimed, self._history, self._rest, engine)
         self._events: Counter[str] = Counter()
 
@@ -125,6 +125,10 @@ class Run:
         The output is JSON by msgspec, read back as the type that the function's return annotation names. A name may
         repeat, as in a loop: repeats are numbered in the order of the calls. A function that is not async runs in a
         thread.
+
+        A failure that the code catches, and goes on from to another step, is kept as well: a later attempt raises it
+        again, and takes the same way. One that ends the attempt is tried again by the next. Of asyncio.gather with
+        `return_exceptions` nobody can tell what was caught: use `map`, or catch in the branch.
 
         Parameters
         ----------

@@ -1,6 +1,6 @@
 """Whatever befalls a worker at whatever point, the run ends as if nothing had: each point of a workflow that uses all.
 
-By default every so-manieth point; `make crash-matrix` strikes at each.
+By default every so-manieth point; `make crashes` strikes at each.
 """
 
 from __future__ import annotations

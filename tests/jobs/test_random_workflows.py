@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import multiprocessing
 import os
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
-from howdah.sql.pool import Connection, connect
-from howdah.sql.queue.calls import NewRun, enqueue_runs
-from tests.jobs.crash_worker import Strike
+from howdah.sql.pool import connect
+from tests.jobs.deaths import run_to_its_end, strikes
 from tests.jobs.tree_worker import Refused, Tree, work_on_trees
-from tests.sql.engine import rows, value
+from tests.sql.engine import enqueue, rows
 
 HUNT = int(os.environ.get("HOWDAH_HUNT", "0"))
-PATIENCE = 40.0  # seconds for one run
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.jobs.crash_worker", "tests.jobs.tree_worker"])
 
 pytestmark = pytest.mark.long
 
@@ -126,44 +120,14 @@ _numbers = itertools.count()
 
 
 async def run_tree(conninfo: str, queue: str, folder: Path, tree: Tree, deaths: list[int]) -> tuple[str, Any]:
-    """How the run of `tree` ended: its state, and its output or its error's message."""
-    processes: list[BaseProcess] = []
-    strikes = [Strike(conninfo, queue, folder / queue, "kill", at) for at in deaths] + [
-        Strike(conninfo, queue, folder / queue)
-    ]
-    connection = await connect(conninfo)
-    try:
+    """How the run of `tree` ended."""
+    async with await connect(conninfo) as connection:
         args = msgspec.json.encode({"task": {"queue": queue, "tree": tree}}).decode()
-        (enqueued,) = await enqueue_runs(connection, [NewRun("default", "tree", args, queue=queue)])
-        run_id = enqueued.run_id
-        async with asyncio.timeout(PATIENCE):
-            while not await rows(connection, "select from run_history where id = %s", run_id):
-                if not processes or not processes[-1].is_alive():
-                    await bury(connection)
-                    process = FORKS.Process(target=work_on_trees, args=(strikes[len(processes)],), daemon=True)
-                    process.start()
-                    processes.append(process)
-                await asyncio.sleep(0.02)
+        (run_id,) = await enqueue(connection, task="tree", args=args, queue=queue)
+        end = await run_to_its_end(connection, run_id, work_on_trees, strikes(conninfo, queue, folder, deaths))
         twice = "select path from public.paid_for group by run_id, path having count(*) > 1"
         assert await rows(connection, twice) == []
-        assert await value(connection, "select coalesce(sum(repeats), 0) from checkpoint") == 0
-        ((state, output, error),) = await rows(
-            connection, "select state, output, error from run_history where id = %s", run_id
-        )
-        return state, output if error is None else error["message"]
-    finally:
-        for process in processes:
-            process.kill()
-            process.join()
-        # Or the next run's workers would count it among those who might run what is suspect.
-        await bury(connection)
-        await connection.close()
-
-
-async def bury(connection: Connection) -> None:
-    """Let all workers count as dead: those that lived have been killed."""
-    await connection.execute("update worker set heartbeat_at = '-infinity'")
-    await connection.execute("select from rescue_runs('1 hour')")
+        return end
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a hard critic of workflows found: each promise here was broken once."""
+"""Promises of durable workflows that were each broken once."""
 
 from __future__ import annotations
 
