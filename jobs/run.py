@@ -79,7 +79,7 @@ class Run:
         self._engine = engine
         self._search_path = search_path
         self._history = History(claimed.id, past.steps)
-        self._inbox = SignalInbox(claimed.id, past.signals, self._history, engine.pool)
+        self._inbox = SignalInbox(claimed.id, past.signals, self._history, engine)
         self._rest = Rest(claimed.id, claimed.attempt, engine.writer, holder, self._inbox.refresh, engine.clock)
         self._steps = Steps(claimed, self._history, self._rest, engine)
         self._events: Counter[str] = Counter()
@@ -279,7 +279,7 @@ class Run:
         known = await self._steps.recall(step, after)
         if known is None:
             until = None if timeout is None else await self._until(step, timeout)
-            received = await self._receive(name, choices, until)
+            received = await self._inbox.receive(name, choices, until, self._rest)
             await self._steps.keep(step, after, msgspec.json.encode(received).decode())
         else:
             received = self._history.decode(step, known, Received)
@@ -499,13 +499,3 @@ class Run:
         until = self._engine.clock.now() + timeout
         await self._steps.keep(f"{step}#until", None, encode(until, "the time"))
         return until
-
-    async def _receive(self, name: str, choices: Sequence[str] | None, until: datetime | None) -> Received:
-        while (received := self._inbox.take(name, choices)) is None:
-            if until is not None and self._engine.clock.now() >= until:
-                return Received(name)
-            what: dict[str, Any] = {"signal": name, "after": self._inbox.last(name)}
-            if choices is not None:
-                what["choices"] = list(choices)
-            await self._rest.wait(what, until)
-        return received

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
 import structlog
 
+from howdah.jobs.engine import Engine
 from howdah.jobs.history import History
-from howdah.sql.pool import Pool
+from howdah.jobs.rest import Rest
 from howdah.sql.reconnect import through_reconnects
 from howdah.sql.workflow.calls import Signal, read_signals
 
@@ -27,10 +29,11 @@ class Received(msgspec.Struct):
 class SignalInbox:
     """Hands each signal to one wait: the earliest of its name that no wait has had."""
 
-    def __init__(self, run_id: int, signals: Sequence[Signal], history: History, pool: Pool) -> None:
+    def __init__(self, run_id: int, signals: Sequence[Signal], history: History, engine: Engine) -> None:
         self._run_id = run_id
         self._signals = list(signals)
-        self._pool = pool
+        self._pool = engine.pool
+        self._clock = engine.clock
         self._taken: set[tuple[str, int]] = set()
         for step, output in history.outputs():
             if output.startswith(('{"no"', '{"signal"')):
@@ -39,6 +42,17 @@ class SignalInbox:
                 name = step.partition("#")[0]
                 if received is not None and received.no is not None and received.signal == name:
                     self._taken.add((received.signal, received.no))
+
+    async def receive(self, name: str, choices: Sequence[str] | None, until: datetime | None, rest: Rest) -> Received:
+        """The next one of this name, awaited; without a number, where none has come by `until`."""
+        while (received := self.take(name, choices)) is None:
+            if until is not None and self._clock.now() >= until:
+                return Received(name)
+            what: dict[str, Any] = {"signal": name, "after": self.last(name)}
+            if choices is not None:
+                what["choices"] = list(choices)
+            await rest.wait(what, until)
+        return received
 
     def take(self, name: str, choices: Sequence[str] | None) -> Received | None:
         """The next one of this name; one that is none of `choices` is passed over for good."""

@@ -52,7 +52,9 @@ async def test_a_saga_takes_back_what_it_did(guide: Any, work: Work, connection:
     ids = [await guide.book_trip.enqueue_in(connection, city) for city in ("Rome", "Atlantis")]
     await work(guide.app)
     assert [await output(connection, run_id) for run_id in ids] == ["hotel to Rome", "cancelled: sunk"]
-    assert await rows(connection, "select step from checkpoint where run_id = %s order by finished_at", ids[1]) == [
+    assert await rows(
+        connection, "select step from checkpoint where run_id = %s and step !~ '#' order by finished_at", ids[1]
+    ) == [
         "flight",
         "cancel flight",
     ]
