@@ -73,7 +73,9 @@ async def run_children(
     outputs = [outcomes[run_id].output or "null" for run_id in ids]
     pages = _pages(outputs)
     for number, page in enumerate(pages):
-        await steps.keep(f"{step}#outputs-{number}", None, f"[{','.join(page)}]")
+        part = f"{step}#outputs-{number}"
+        if history.peek(part) is None:
+            await steps.keep(part, None, f"[{','.join(page)}]")
     await steps.keep(step, after, str(len(pages)))
     return outputs
 

@@ -164,8 +164,10 @@ async def test_a_map_is_bounded_and_repeats_only_what_was_not_finished(
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
-        await asyncio.sleep(0.005)
-        under_way -= 1
+        try:
+            await asyncio.sleep(0.005)
+        finally:
+            under_way -= 1  # also where the map ends it
         if n == 13 and 13 not in executed:
             executed.append(n)
             raise ConnectionError
