@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 # The run's row is held by others for milliseconds only: its worker's heartbeat, somebody who cancels it.
 BUSY_PAUSES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
-# From the flush until the commit the run's row is locked: a worker that freezes there must not keep it from its rescuers.
+# From the flush until the commit the run's row is locked: a worker that freezes there must not keep it from rescue.
 FROZEN = "set local idle_in_transaction_session_timeout = '5s'"
 
 # Writes the checkpoint with this output on the connection, in its transaction.

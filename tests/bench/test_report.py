@@ -70,6 +70,8 @@ def test_targets_are_met_or_not_or_not_known_where_the_other_number_was_not_take
     assert targets == [
         "drain_empty ≥ 1.3 × graphile-worker's: not known without that one",
         "drain_empty ≥ 2 × pgqueuer's: 5.00 ×, met",
+        "drain_two_steps ≥ 8,400 runs/s: 2,000.00 runs/s, not met",
+        "drain_two_steps ≥ 30 × dbos's: not known without that one",
         "pickup_p50 ≤ 4 ms: 3.00 ms, met",
         "pickup_p99 ≤ 20 ms: 30.00 ms, not met",
     ]

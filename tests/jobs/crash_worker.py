@@ -25,6 +25,7 @@ from howdah.jobs import (
     SignalTimeoutError,
     children,
     claim_loop,
+    past,
     session_events,
     signal_inbox,
     steps,
@@ -87,8 +88,8 @@ class Points:
         self._wrap(children, "read_outcomes")
         self._wrap(signal_inbox, "read_signals")
         self._wrap(session_events, "read_events")
-        self._wrap(claim_loop, "read_checkpoints")
-        self._wrap(claim_loop, "read_signals")
+        self._wrap(past, "read_checkpoints")
+        self._wrap(past, "read_signals")
         self._wrap(steps, "call")
         # Most claims find nothing: those are no points, or there would be no telling how many.
         self._wrap(claim_loop.calls, "claim_runs", only_results=True)

@@ -131,7 +131,7 @@ async def test_a_fork_whose_children_are_another_runs_sends_its_own(
 
     run_id = await workflow.enqueue_in(connection)
     await work(app, queues=("default",))
-    forked = await fork_run(connection, "default", run_id, 5)
+    forked = await fork_run(connection, "default", run_id, 1)
     await work(app, queues=("default",))
     assert await state(connection, forked) == "waiting"
     await work(app)

@@ -39,7 +39,7 @@ async def test_days_go_once_they_are_older_than_is_kept(connection: Connection) 
     assert await drop(connection) == []
     await set_now(connection, 31)
     before = len(await rows(connection, PARTITIONS))
-    assert await drop(connection) == ["run_history", "checkpoint"]
+    assert await drop(connection) == ["run_history", "checkpoint", "signal"]
     assert len(await rows(connection, PARTITIONS)) == before - 2
     assert await rows(connection, "select from run_history union all select from checkpoint") == []
     assert await cancel_runs(connection, "default", [run.id]) == {run.id: "unknown"}
@@ -91,7 +91,7 @@ async def test_a_day_that_somebody_reads_is_left_for_the_next_time_and_holds_nob
         assert await write(writer, outcome(other)) == ["ok"]
         assert not (await dropping)[0][1]
     assert await value(connection, "show lock_timeout") == "0", "the caller's own is as it was"
-    assert await drop(connection) == ["run_history", "checkpoint"]
+    assert await drop(connection) == ["run_history", "checkpoint", "signal"]
 
 
 async def test_two_droppers_do_not_collide(connection: Connection, conninfo: str) -> None:
@@ -108,13 +108,13 @@ async def test_a_day_is_not_prepared_behind_a_long_read_and_holds_nobody_up(
     await set_now(connection, 1)
     prepare = "select created from prepare_partitions()"
     async with await connect(conninfo) as reader, await connect(conninfo) as other, reader.transaction():
-        await reader.execute("select count(*) from run_history; select count(*) from checkpoint")
+        await reader.execute("select from run_history; select from checkpoint; select from signal")
         preparing = asyncio.create_task(rows(connection, prepare))
         await until_blocked(other, connection)
         await other.execute("set lock_timeout = '2s'")
         assert await value(other, "select count(*) from run_history") == 0
         assert await preparing == []
-    assert len(await rows(connection, prepare)) == 2
+    assert len(await rows(connection, prepare)) == 3
 
 
 async def test_what_landed_in_the_default_partitions_goes_in_bounded_steps(connection: Connection) -> None:

@@ -22,8 +22,8 @@ async def drop_partitions(connection: Connection) -> None:
     for name in await rows(
         connection,
         "select inhrelid::regclass::text from pg_inherits"
-        " where inhparent in ('run_history'::regclass, 'checkpoint'::regclass)"
-        " and inhrelid not in ('run_history_default'::regclass, 'checkpoint_default'::regclass)",
+        " where inhparent in ('run_history'::regclass, 'checkpoint'::regclass, 'signal'::regclass)"
+        " and inhrelid::regclass::text not like '%_default'",
     ):
         await connection.execute(f"drop table {name}".encode())
 
@@ -39,7 +39,7 @@ async def test_today_and_the_week_ahead_are_prepared(connection: Connection) -> 
 async def test_preparing_adds_only_what_is_missing(connection: Connection) -> None:
     await set_now(connection, datetime.now(UTC) + timedelta(days=1))
     created = await rows(connection, "select created from prepare_partitions()")
-    assert sorted(name.rstrip("0123456789") for name in created) == ["checkpoint_", "run_history_"]
+    assert sorted(name.rstrip("0123456789") for name in created) == ["checkpoint_", "run_history_", "signal_"]
     assert await rows(connection, "select created from prepare_partitions()") == []
 
 
@@ -50,7 +50,7 @@ async def test_two_preparers_at_once_do_not_collide(connection: Connection, conn
             first = await rows(one, "select created from prepare_partitions(2)")
             second = asyncio.create_task(rows(two, "select created from prepare_partitions(2)"))
             await until_blocked(connection, two)
-        assert (len(first), await second) == (6, [])
+        assert (len(first), await second) == (9, [])
 
 
 async def test_a_run_finishes_on_a_day_without_partition(connection: Connection) -> None:
@@ -77,7 +77,7 @@ async def test_a_day_that_began_without_partition_does_not_stop_the_next_ones(co
     (run,) = await running(connection)
     await write(connection, checkpoint(run), outcome(run))
     created = await rows(connection, "select created from prepare_partitions(3)")
-    assert len(created) == 6, "three days ahead, each of history and checkpoints; today stays in the default ones"
+    assert len(created) == 10, "three days ahead, and of signals today; its history and checkpoints stay where they are"
     await set_now(connection, datetime.now(UTC) + timedelta(days=1))
     (next_day,) = await running(connection)
     await write(connection, outcome(next_day))
