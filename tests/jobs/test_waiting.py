@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -448,9 +447,6 @@ async def test_a_run_signals_another_once(app: App, work: Work, connection: Conn
     assert await output(connection, asked) == "forty-two"
     assert statuses == ["sent", "sent"]
     assert await value(connection, "select count(*) from signal") == 1
-
-
-Wait = Callable[[Run], Awaitable[Any]]
 
 
 async def test_a_claim_wakes_nobody_before_its_time(connection: Connection) -> None:

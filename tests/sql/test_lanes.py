@@ -85,11 +85,8 @@ async def test_the_lane_of_a_queue_with_little_to_do_stays_for_the_next_run_and_
 ) -> None:
     for _ in range(2):
         await enqueue(connection, 3)
-        lane = await value(connection, "select ctid from lane")
         assert len(await claim(connection, 100)) == 3
-        await connection.execute("vacuum lane")
-    assert await value(connection, "select count(*) from lane") == 1
-    assert lane is not None
+        assert await value(connection, "select count(*) from lane") == 1
     assert await claim(connection, 100) == []
     assert await value(connection, "select count(*) from lane") == 0
 
