@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import psycopg
 import structlog
@@ -87,8 +87,10 @@ class ClaimLoop:
             # A slot that a limit counts is free now: what waits for it is not announced.
             self.wake.set()
 
-    async def run(self, *, until_idle: bool) -> None:
-        """Claim until `stop`; with `until_idle`, until there is nothing to claim and everything is written."""
+    async def run(self, last_look: Callable[[], Awaitable[int]] | None = None) -> None:
+        """Claim until `stop`; with a `last_look`, until there is nothing to claim, everything is written, and that look
+        has brought up nothing that was due.
+        """
         poll = POLL_FROM
         unsure = False
         while not self._stopping:
@@ -121,13 +123,19 @@ class ClaimLoop:
             if claimed:
                 poll = POLL_FROM
             if len(claimed) < min(room, MAX_CLAIM):
-                if until_idle and quiet and not claimed:
+                if last_look is not None and not claimed and not await self._brought_up(last_look) and quiet:
                     return
-                if not await timed_wait(self.wake, POLL_FROM if until_idle else poll):
+                if not await timed_wait(self.wake, POLL_FROM if last_look else poll):
                     poll = min(poll * 2, POLL_TO)
                 elif self.limited:
                     # Ends come one by one; a claim for each would cost more than it starts.
                     await asyncio.sleep(GATHER)
+
+    async def _brought_up(self, look: Callable[[], Awaitable[int]]) -> bool:
+        """Look for what has become due; whether there was anything to claim now."""
+        if due := await look() > 0:
+            self.wake.set()
+        return due
 
     async def _run_suspect(self) -> bool:
         """Run suspect runs and nothing beside them; whether there were any. Their death then tells on nobody else."""

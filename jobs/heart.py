@@ -81,12 +81,20 @@ class Heart:
 
     def duties(self, claims: ClaimLoop, hand: RunsInHand) -> list[Coroutine[Any, Any, None]]:
         """What to run side by side until cancelled: it tells `claims` when to look, and `hand` which runs to stop."""
-        return [
-            self._hear(claims),
-            self._every(self._heartbeat, lambda: self._keep_alive(claims, hand), self.beat),
-            self._wake_due(claims),
-            self._every(TEND_EVERY, self._tend_queues),
-        ]
+        return [self._hear(claims), self._every(self._heartbeat, lambda: self._keep_alive(claims, hand), self.beat)]
+
+    def upkeep(self, claims: ClaimLoop) -> list[Coroutine[Any, Any, None]]:
+        """More duties: to bring up what becomes due."""
+        return [self._wake_due(claims), self._every(TEND_EVERY, self._tend_queues)]
+
+    async def look(self) -> int:
+        """What `upkeep` does, once; how many runs had become due.
+
+        Who ends when nothing is left to do looks itself: what a duty beside it brings up after its last claim, it would
+        leave.
+        """
+        async with self._pool.connection() as connection:
+            return await calls.bring_up_due(connection)
 
     async def _keep_alive(self, claims: ClaimLoop, hand: RunsInHand) -> None:
         loop = asyncio.get_running_loop()
@@ -127,7 +135,7 @@ class Heart:
 
     async def _tend_queues(self) -> None:
         async with self._pool.connection() as connection:
-            await connection.execute("select from expire_runs(), count_depths(), tie_loose_ends()")
+            await calls.tend_queues(connection)
 
     async def _hear(self, claims: ClaimLoop) -> None:
         def heard(channel: str, payload: str) -> None:

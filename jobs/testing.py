@@ -32,7 +32,7 @@ from howdah.jobs.worker import Worker, WorkerSettings
 from howdah.sql.errors import WrongState
 from howdah.sql.json_values import encode
 from howdah.sql.pool import cell_conninfo, connect
-from howdah.sql.queue.calls import cancel_runs, rescue_runs
+from howdah.sql.queue.calls import bring_up_due, cancel_runs, rescue_runs
 from howdah.sql.stream.calls import read_events
 from howdah.sql.workflow.calls import NewSignal, SignalStatus, read_checkpoints, read_signals, send_signals
 
@@ -53,11 +53,6 @@ as $$
            + coalesce((select c.ahead from test_clock as c), interval '0')
 $$;
 delete from test_clock;
-"""
-
-_WHAT_IS_DUE = """
-    select (select woken from wake_due_runs()) + (select expired from expire_runs())
-           + (select tied from tie_loose_ends())
 """
 
 
@@ -140,10 +135,7 @@ class Kit:
         try:
             async with await connect(self._conninfo) as connection:
                 await rescue_runs(connection, timedelta(0))
-            while True:
-                await self._live(end)
-                if self._executioner.has_struck or not await self._something_is_due():
-                    return
+            await self._live(end)
         finally:
             self._working = False
 
@@ -165,8 +157,8 @@ class Kit:
             self._clock.ahead += by
             while await scheduler.run_once(connection) == BATCH:
                 pass
-        while await self._something_is_due():
-            pass
+            while await bring_up_due(connection):
+                pass
 
     async def signal(self, run_id: int, name: str, payload: Any = None, *, key: str | None = None) -> SignalStatus:
         """Send a signal to a run: 'sent', 'existing', 'not_a_choice', 'finished' or 'unknown'."""
@@ -295,12 +287,6 @@ class Kit:
         async with await connect(self._conninfo) as connection:
             cursor = await connection.execute("select id, task from run where state = 'running' order by id limit 5")
             return ", ".join(f"run {run_id} of {task!r}" for run_id, task in await cursor.fetchall()) or "the queue"
-
-    async def _something_is_due(self) -> bool:
-        """Wake what is due; whether there was anything."""
-        async with await connect(self._conninfo) as connection:
-            row = await (await connection.execute(_WHAT_IS_DUE)).fetchone()
-        return row is not None and row[0] > 0
 
     def _connector(self) -> procrastinate.PsycopgConnector:
         return procrastinate.PsycopgConnector(conninfo=self._conninfo)

@@ -169,13 +169,15 @@ class Worker:
             if self._stopping:
                 claims.stop()
             duties = heart.duties(claims, hand)
+            if not until_idle:
+                duties += heart.upkeep(claims)
             if settings.schedules:
                 duties.append(Scheduler(self._app).run(pool))
             background = [asyncio.create_task(duty) for duty in duties]
             for task in background:
                 task.add_done_callback(self._stop_if_failed)
             try:
-                await claims.run(until_idle=until_idle)
+                await claims.run(heart.look if until_idle else None)
                 await (hand.lose() if self._dead else hand.let_finish(0 if until_idle else settings.shutdown))
             finally:
                 # More than once where need be: a pool that has just got a connection swallows a cancellation.

@@ -174,6 +174,19 @@ async def wake_due_runs(connection: Connection) -> tuple[int, datetime | None]:
     return row[0], row[1]
 
 
+async def tend_queues(connection: Connection) -> int:
+    """End runs past their deadline, count what waits, look again at what was held; how many runs that was about."""
+    query = "select e.expired + t.tied from expire_runs() as e, count_depths(), tie_loose_ends() as t"
+    row = await (await connection.execute(query)).fetchone()
+    return row[0] if row is not None else 0
+
+
+async def bring_up_due(connection: Connection) -> int:
+    """`wake_due_runs` and `tend_queues`; how many runs had become due."""
+    woken, _ = await wake_due_runs(connection)
+    return woken + await tend_queues(connection)
+
+
 async def register_worker(connection: Connection, name: str, queues: Sequence[str], tasks: Sequence[str] = ()) -> int:
     """The new worker's id. `tasks` empty: it does not say what it can run."""
     row = await (
