@@ -14,8 +14,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from howdah.app.claim_waiter import ClaimWaiter
-from howdah.app.hub import Hub
 from howdah.app.keys import KeyRing
+from howdah.app.realtime.hub import Hub
 from howdah.app.run_waiter import RunWaiter
 from howdah.app.settings import Settings
 from howdah.app.task_registry import TaskRegistry

@@ -107,7 +107,7 @@ def requeue(settings: Settings, run_id: int) -> None:
 def fork(settings: Settings, run_id: int, steps: int | None, task: str | None) -> None:
     """Create a run that goes on after the first finished steps of this one, which stays as it is."""
     if steps is None:
-        from howdah.jobs.history import ASIDE
+        from howdah.jobs.workflow.history import ASIDE
 
         steps = int(_call(settings, "select count(*) from {}.steps where run_id = %s and step !~ %s", run_id, ASIDE))
     forked = _call(settings, "select run_id from {}.fork_run(%s, %s, %s)", run_id, steps, task)

@@ -9,7 +9,7 @@ from typing import Any
 from psycopg.rows import class_row
 from psycopg.sql import SQL, Composed, Identifier
 
-from howdah.jobs.history import ASIDE
+from howdah.jobs.workflow.history import ASIDE
 from howdah.sql.errors import UnknownRun
 from howdah.sql.pool import Connection, Pool
 from howdah.sql.schema import operator_schema

@@ -11,10 +11,10 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from howdah.app.settings import Settings
-from howdah.jobs.api_executor import ApiExecutor
+from howdah.jobs.api.executor import ApiExecutor
 from howdah.jobs.app import App
 from howdah.jobs.models import Models, compose_models, publish_catalogue
-from howdah.jobs.worker import Worker, WorkerSettings
+from howdah.jobs.worker.worker import Worker, WorkerSettings
 from howdah.router import Embedder
 from howdah.sql.pool import cell_conninfo, check_database, check_search_path, connect
 

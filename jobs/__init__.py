@@ -9,8 +9,8 @@ from howdah.jobs.errors import (
     SignalTimeoutError,
 )
 from howdah.jobs.retry import RetryStrategy
-from howdah.jobs.run import Run
-from howdah.jobs.session_events import SessionEvent
+from howdah.jobs.workflow.run import Run
+from howdah.jobs.workflow.session_events import SessionEvent
 
 __all__ = [
     "App",

@@ -15,8 +15,8 @@ from procrastinate.retry import BaseRetryStrategy, RetryValue, get_retry_strateg
 
 from howdah.jobs import maintenance
 from howdah.jobs.retry import override_json
-from howdah.jobs.run import Run
 from howdah.jobs.signature import Signature
+from howdah.jobs.workflow.run import Run
 from howdah.sql.errors import HowdahError, IdempotencyConflict, NotUnique, QueueFull, UnknownTenant
 from howdah.sql.json_values import encode
 from howdah.sql.pool import Connection, cell_conninfo, session_arguments

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from howdah.jobs.run import Run
+from howdah.jobs.workflow.run import Run
 from howdah.router import (
     BuiltinProvider,
     Embedder,

@@ -20,7 +20,7 @@ from howdah.app.api.run_reads import find_run, parse_run_id
 from howdah.app.api.sessions import OWN_PREFIX, SessionPath, read_session
 from howdah.app.api.stream_tokens import authenticate_reader
 from howdah.app.composition import Resources
-from howdah.app.sse import EVENT_STREAM, CloudEvent, EventStream, cloud_event, frames, seq_of_stream_id
+from howdah.app.realtime.sse import EVENT_STREAM, CloudEvent, EventStream, cloud_event, frames, seq_of_stream_id
 from howdah.sql.errors import HowdahError, SessionClosed, UnknownSession
 from howdah.sql.json_values import checked
 from howdah.sql.stream.calls import Appended, Event, NewEvent

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, DateTime, Row, Select, Text, cast, null, s
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from howdah.app.api.pagination import bad_cursor, decode_cursor, encode_cursor
-from howdah.jobs.history import ASIDE
+from howdah.jobs.workflow.history import ASIDE
 from howdah.sql.errors import UnknownRun
 from howdah.sql.queue.calls import OnFailure
 from howdah.sql.tables import checkpoint, run, run_history

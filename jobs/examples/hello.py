@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from howdah.jobs.examples.app import app
-from howdah.jobs.run import Run
+from howdah.jobs.workflow.run import Run
 
 
 @app.workflow(name="examples.hello")

@@ -11,7 +11,7 @@ import uvloop
 
 from howdah.app.collector import relax_collector
 from howdah.jobs import App, RetryStrategy, Run
-from howdah.jobs.worker import Worker, WorkerSettings
+from howdah.jobs.worker.worker import Worker, WorkerSettings
 from howdah.sql.pool import cell_conninfo
 from tests.bench.engine import QUEUE
 

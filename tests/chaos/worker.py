@@ -8,7 +8,7 @@ import threading
 
 import uvloop
 
-from howdah.jobs.worker import Worker, WorkerSettings
+from howdah.jobs.worker.worker import Worker, WorkerSettings
 from howdah.sql.pool import cell_conninfo, make_pool
 from tests.chaos.load import app
 from tests.chaos.trace import Trace

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from howdah.jobs import App
-from howdah.jobs.api_executor import ApiExecutor
-from howdah.jobs.worker import Worker, WorkerSettings
+from howdah.jobs.api.executor import ApiExecutor
+from howdah.jobs.worker.worker import Worker, WorkerSettings
 
 Work = Callable[..., Awaitable[Worker]]
 

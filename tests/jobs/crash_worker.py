@@ -31,8 +31,8 @@ from howdah.jobs import (
     steps,
     transaction,
 )
-from howdah.jobs import run as run_module
-from howdah.jobs.worker import Worker, WorkerSettings
+from howdah.jobs.worker.worker import Worker, WorkerSettings
+from howdah.jobs.workflow import run as run_module
 from howdah.sql.pool import Connection
 from howdah.sql.workflow import writer
 

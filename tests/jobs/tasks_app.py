@@ -7,7 +7,7 @@ import signal
 import sys
 
 from howdah.jobs import App, Run
-from howdah.jobs.worker import Worker, WorkerSettings
+from howdah.jobs.worker.worker import Worker, WorkerSettings
 
 app = App()
 

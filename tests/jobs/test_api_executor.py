@@ -14,7 +14,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 import pytest_asyncio
 
-from howdah.jobs.api_errors import (
+from howdah.jobs.api.errors import (
     ApiCallFailed,
     ApiError,
     DestinationRefused,
@@ -23,8 +23,8 @@ from howdah.jobs.api_errors import (
     ResponseTooLarge,
     RetryLater,
 )
-from howdah.jobs.api_executor import ApiExecutor
-from howdah.jobs.api_wire import Wire
+from howdah.jobs.api.executor import ApiExecutor
+from howdah.jobs.api.wire import Wire
 from tests.loopback_receiver import Receiver, Reply
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC)

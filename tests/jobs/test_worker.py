@@ -13,7 +13,7 @@ from procrastinate import BaseRetryStrategy, JobContext, RetryDecision
 from procrastinate.jobs import Job
 
 from howdah.jobs import App, RetryStrategy, Run
-from howdah.jobs.worker import Worker, WorkerSettings
+from howdah.jobs.worker.worker import Worker, WorkerSettings
 from howdah.sql.pool import Connection
 from howdah.sql.queue.calls import cancel_runs
 from tests.jobs.conftest import Work
@@ -368,7 +368,7 @@ async def test_a_worker_that_has_lost_its_heartbeat_stops_and_says_why(
     async def broken(*_: object) -> None:
         raise TypeError("a defect in the heartbeat")
 
-    monkeypatch.setattr("howdah.jobs.heart.calls.heartbeat", broken)
+    monkeypatch.setattr("howdah.jobs.worker.heart.calls.heartbeat", broken)
     async with asyncio.timeout(20):
         with pytest.raises(TypeError, match="a defect in the heartbeat"):
             await Worker(app, conninfo, WorkerSettings(shutdown=0.1)).run()

@@ -17,7 +17,7 @@ from howdah.jobs.errors import NonRetryableError
 from howdah.jobs.examples.app import app
 from howdah.jobs.examples.review.types import Chosen, DocumentReview, Excerpt, Excerpts, Reading, Stored, Text
 from howdah.jobs.models import Models
-from howdah.jobs.run import Run
+from howdah.jobs.workflow.run import Run
 from howdah.router import Choice, Need, Purpose, Request, measure
 from howdah.sql.retrieval.calls import read_file, read_file_text, set_file_text
 

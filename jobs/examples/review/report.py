@@ -13,7 +13,7 @@ from howdah.jobs.examples.review.markdown import report_markdown
 from howdah.jobs.examples.review.question import families_that_oblige, kinds_asked
 from howdah.jobs.examples.review.types import Answer, Citation, DocumentReview, FullReport, Report
 from howdah.jobs.models import Models
-from howdah.jobs.run import Run
+from howdah.jobs.workflow.run import Run
 from howdah.router import Need, Request, estimate_tokens
 from howdah.sql.retrieval.calls import put_file, search_chunks
 

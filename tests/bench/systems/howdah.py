@@ -11,8 +11,8 @@ from psycopg.types.json import Jsonb
 
 from howdah.app.collector import relax_collector
 from howdah.jobs.app import App
-from howdah.jobs.run import Run
-from howdah.jobs.worker import Worker, WorkerSettings
+from howdah.jobs.worker.worker import Worker, WorkerSettings
+from howdah.jobs.workflow.run import Run
 from howdah.sql.notifier import Notifier
 from howdah.sql.pool import Connection, cell_conninfo, make_pool
 from howdah.sql.queue.calls import NewRun, claim_runs, enqueue_runs

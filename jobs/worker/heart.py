@@ -10,10 +10,10 @@ from typing import Any
 import psycopg
 import structlog
 
-from howdah.jobs.claim_loop import ClaimLoop
-from howdah.jobs.clock import Clock
-from howdah.jobs.runs_in_hand import RunsInHand
-from howdah.jobs.timed_wait import timed_wait
+from howdah.jobs.worker.claim_loop import ClaimLoop
+from howdah.jobs.worker.runs_in_hand import RunsInHand
+from howdah.jobs.worker.timed_wait import timed_wait
+from howdah.jobs.workflow.clock import Clock
 from howdah.sql.listener import listen
 from howdah.sql.pool import Pool, is_pooled
 from howdah.sql.queue import calls

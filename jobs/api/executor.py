@@ -19,8 +19,8 @@ from typing import Any, Self
 import httpx
 import msgspec
 
-from howdah.jobs.api_errors import ApiCallFailed, RequestRefused, ResponseNotJson, RetryLater
-from howdah.jobs.api_wire import KEPT_ACROSS_ORIGINS, Answer, Wire, checked_url, shown
+from howdah.jobs.api.errors import ApiCallFailed, RequestRefused, ResponseNotJson, RetryLater
+from howdah.jobs.api.wire import KEPT_ACROSS_ORIGINS, Answer, Wire, checked_url, shown
 
 MAX_CONNECTIONS = 100  # of one process; more callers wait for a free one, inside their own time-out
 MAX_RETRY_AFTER_S = 86_400.0  # a server that wants more than a day is down, not busy

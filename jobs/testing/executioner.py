@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import Literal
 
-from howdah.jobs.run_results import is_step
-from howdah.jobs.worker import Worker
+from howdah.jobs.testing.run_results import is_step
+from howdah.jobs.worker.worker import Worker
 
 When = Literal["before", "after"]
 

@@ -11,10 +11,10 @@ from functools import partial
 import structlog
 
 from howdah.jobs.app import App
-from howdah.jobs.engine import Engine
-from howdah.jobs.execution import Execution
-from howdah.jobs.past import Past
-from howdah.jobs.stop import Stop
+from howdah.jobs.worker.execution import Execution
+from howdah.jobs.workflow.engine import Engine
+from howdah.jobs.workflow.past import Past
+from howdah.jobs.workflow.stop import Stop
 from howdah.sql.queue.calls import ClaimedRun
 from howdah.sql.queue.writer import RUNS_CHANNEL
 from howdah.sql.stream.writer import EVENTS_CHANNEL

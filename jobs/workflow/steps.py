@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 from procrastinate.retry import RetryValue, get_retry_strategy
 
-from howdah.jobs.engine import Engine
-from howdah.jobs.history import History, inside, passed, place
-from howdah.jobs.kept_failures import KeptFailures, rebuild
-from howdah.jobs.rest import Rest
-from howdah.jobs.step_function import call, output_decoder, retry_at
+from howdah.jobs.workflow.engine import Engine
+from howdah.jobs.workflow.history import History, inside, passed, place
+from howdah.jobs.workflow.kept_failures import KeptFailures, rebuild
+from howdah.jobs.workflow.rest import Rest
+from howdah.jobs.workflow.step_function import call, output_decoder, retry_at
 from howdah.sql.errors import StaleAttempt, StepRepeated
 from howdah.sql.json_values import encode
 from howdah.sql.queue.calls import ClaimedRun

@@ -15,8 +15,8 @@ import msgspec
 from procrastinate import jobs
 from procrastinate.retry import BaseRetryStrategy
 
-from howdah.jobs.clock import Clock
 from howdah.jobs.errors import NonRetryableError
+from howdah.jobs.workflow.clock import Clock
 from howdah.sql.queue.calls import ClaimedRun
 
 

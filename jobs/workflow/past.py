@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from howdah.jobs.history import Finished
+from howdah.jobs.workflow.history import Finished
 from howdah.sql.pool import Connection
 from howdah.sql.stream.calls import read_watched
 from howdah.sql.workflow.calls import Signal, read_checkpoints, read_signals

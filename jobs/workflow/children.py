@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import psycopg
 
-from howdah.jobs.engine import Engine
 from howdah.jobs.errors import ChildrenFailedError
-from howdah.jobs.history import History
-from howdah.jobs.rest import Rest
-from howdah.jobs.steps import Steps
+from howdah.jobs.workflow.engine import Engine
+from howdah.jobs.workflow.history import History
+from howdah.jobs.workflow.rest import Rest
+from howdah.jobs.workflow.steps import Steps
 from howdah.sql.errors import StaleAttempt, from_psycopg
 from howdah.sql.queue.calls import ClaimedRun, NewRun
 from howdah.sql.queue.writer import RUNS_CHANNEL

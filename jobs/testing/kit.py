@@ -1,7 +1,4 @@
-"""The testing kit: an app's workflows on the real engine, a clock that moves, a worker that dies where it is told to.
-
-Its pytest fixtures are in `howdah.app.pytest_plugin`.
-"""
+"""The kit itself: how a test starts runs, moves the clock, kills the worker, and looks at what came of it."""
 
 from __future__ import annotations
 
@@ -17,18 +14,18 @@ import msgspec
 import procrastinate
 
 from howdah.jobs import maintenance
-from howdah.jobs.api_executor import ApiExecutor
+from howdah.jobs.api.executor import ApiExecutor
 from howdah.jobs.app import App, Workflow
-from howdah.jobs.clock import Clock
 from howdah.jobs.errors import HistoryContradictedError
-from howdah.jobs.executioner import Executioner, Order, When
-from howdah.jobs.history import Finished
-from howdah.jobs.replay import FinishedRun, replay
-from howdah.jobs.run_results import Failure, Result, Step, find_run, finished_steps
 from howdah.jobs.schedules import BATCH, Scheduler
-from howdah.jobs.session_events import PAGE, SessionEvent
-from howdah.jobs.step_function import output_decoder
-from howdah.jobs.worker import Worker, WorkerSettings
+from howdah.jobs.testing.executioner import Executioner, Order, When
+from howdah.jobs.testing.replay import FinishedRun, replay
+from howdah.jobs.testing.run_results import Failure, Result, Step, find_run, finished_steps
+from howdah.jobs.worker.worker import Worker, WorkerSettings
+from howdah.jobs.workflow.clock import Clock
+from howdah.jobs.workflow.history import Finished
+from howdah.jobs.workflow.session_events import PAGE, SessionEvent
+from howdah.jobs.workflow.step_function import output_decoder
 from howdah.sql.errors import WrongState
 from howdah.sql.json_values import encode
 from howdah.sql.pool import cell_conninfo, connect

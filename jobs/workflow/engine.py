@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from howdah.jobs.api_executor import ApiExecutor
-from howdah.jobs.clock import Clock
+from howdah.jobs.api.executor import ApiExecutor
+from howdah.jobs.workflow.clock import Clock
 from howdah.sql.group_commit import GroupCommit
 from howdah.sql.notifier import Notifier
 from howdah.sql.pool import Pool

@@ -27,7 +27,7 @@ from litestar import Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import AppStatus
 
-from howdah.app.hub import Hub, Reader, TooManyReaders
+from howdah.app.realtime.hub import Hub, Reader, TooManyReaders
 from howdah.sql.stream.calls import Event
 
 # Proxies commonly close a connection on which nothing came for 30 or 60 s.

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 import msgspec
 from procrastinate.retry import RetryValue
 
-from howdah.jobs import api_step, children, session_events
-from howdah.jobs.api_executor import ApiResponse
-from howdah.jobs.engine import Engine
+from howdah.jobs.api.executor import ApiResponse
 from howdah.jobs.errors import ChildrenFailedError, SignalTimeoutError
-from howdah.jobs.history import History, current_step, inside, passed, place
-from howdah.jobs.past import Past
-from howdah.jobs.rest import Holder, Rest
-from howdah.jobs.session_events import SessionEvent
-from howdah.jobs.signal_inbox import Received, SignalInbox
-from howdah.jobs.step_function import output_decoder
-from howdah.jobs.steps import Steps
-from howdah.jobs.transaction import Keep, once, with_psycopg, with_sqlalchemy
+from howdah.jobs.workflow import api_step, children, session_events
+from howdah.jobs.workflow.engine import Engine
+from howdah.jobs.workflow.history import History, current_step, inside, passed, place
+from howdah.jobs.workflow.past import Past
+from howdah.jobs.workflow.rest import Holder, Rest
+from howdah.jobs.workflow.session_events import SessionEvent
+from howdah.jobs.workflow.signal_inbox import Received, SignalInbox
+from howdah.jobs.workflow.step_function import output_decoder
+from howdah.jobs.workflow.steps import Steps
+from howdah.jobs.workflow.transaction import Keep, once, with_psycopg, with_sqlalchemy
 from howdah.sql.json_values import encode
 from howdah.sql.pool import Connection, Pool
 from howdah.sql.queue.calls import ClaimedRun
@@ -407,7 +407,7 @@ class Run:
         """Call an outside API as a step named `name`; its response is kept like any step's output.
 
         It is retried, with the same idempotency key each time. When the API asks to wait longer than a worker should
-        hold still, the run sleeps as a row and goes on later. See `howdah.jobs.api_executor` for limits and errors.
+        hold still, the run sleeps as a row and goes on later. See `howdah.jobs.api.executor` for limits and errors.
         """
         return await api_step.call(
             self._engine.api,

@@ -11,7 +11,7 @@ from socket import SOCK_STREAM
 import httpx
 from httpx_secure import SSRFProtectionError, httpx_ssrf_protection
 
-from howdah.jobs.api_errors import DestinationRefused, ResponseTooLarge
+from howdah.jobs.api.errors import DestinationRefused, ResponseTooLarge
 
 ALLOW_PRIVATE_SETTING = "HOWDAH_API_ALLOW_PRIVATE"
 MAX_REDIRECTS = 3  # http → https → www → the page; a longer chain is a loop

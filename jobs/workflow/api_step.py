@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from howdah.jobs.api_errors import ApiCallFailed, RetryLater
-from howdah.jobs.api_executor import ApiExecutor, ApiResponse
-from howdah.jobs.history import History, passed, place
-from howdah.jobs.steps import Steps
+from howdah.jobs.api.errors import ApiCallFailed, RetryLater
+from howdah.jobs.api.executor import ApiExecutor, ApiResponse
+from howdah.jobs.workflow.history import History, passed, place
+from howdah.jobs.workflow.steps import Steps
 
 
 async def call(

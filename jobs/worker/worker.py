@@ -17,14 +17,14 @@ from typing import Any
 import structlog
 
 from howdah.jobs import maintenance
-from howdah.jobs.api_executor import ApiExecutor
+from howdah.jobs.api.executor import ApiExecutor
 from howdah.jobs.app import App
-from howdah.jobs.claim_loop import ClaimLoop
-from howdah.jobs.clock import Clock
-from howdah.jobs.engine import Engine, Witness
-from howdah.jobs.heart import Heart
-from howdah.jobs.runs_in_hand import RunsInHand
 from howdah.jobs.schedules import Scheduler
+from howdah.jobs.worker.claim_loop import ClaimLoop
+from howdah.jobs.worker.heart import Heart
+from howdah.jobs.worker.runs_in_hand import RunsInHand
+from howdah.jobs.workflow.clock import Clock
+from howdah.jobs.workflow.engine import Engine, Witness
 from howdah.sql.notifier import Notifier
 from howdah.sql.pool import Pool, make_pool
 from howdah.sql.queue import calls

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import structlog
 
-from howdah.jobs.engine import Engine
-from howdah.jobs.history import History
-from howdah.jobs.rest import Rest
+from howdah.jobs.workflow.engine import Engine
+from howdah.jobs.workflow.history import History
+from howdah.jobs.workflow.rest import Rest
 from howdah.sql.reconnect import through_reconnects
 from howdah.sql.workflow.calls import Signal, read_signals
 

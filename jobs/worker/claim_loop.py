@@ -9,10 +9,10 @@ import psycopg
 import structlog
 
 from howdah.jobs.app import App
-from howdah.jobs.engine import Engine
-from howdah.jobs.past import read_pasts
-from howdah.jobs.runs_in_hand import RunsInHand
-from howdah.jobs.timed_wait import timed_wait
+from howdah.jobs.worker.runs_in_hand import RunsInHand
+from howdah.jobs.worker.timed_wait import timed_wait
+from howdah.jobs.workflow.engine import Engine
+from howdah.jobs.workflow.past import read_pasts
 from howdah.sql.pool import Pool
 from howdah.sql.queue import calls
 from howdah.sql.workflow.calls import RunItem

@@ -9,8 +9,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from howdah.app import hub as hub_module
-from howdah.app.hub import MAX_BUFFERED_BYTES, MAX_BUFFERED_EVENTS, Hub, Reader, TooManyReaders
+from howdah.app.realtime import hub as hub_module
+from howdah.app.realtime.hub import MAX_BUFFERED_BYTES, MAX_BUFFERED_EVENTS, Hub, Reader, TooManyReaders
 from howdah.sql.pool import Pool
 from howdah.sql.stream.calls import NewEvent, SessionNews, append_events, close_session, create_session
 

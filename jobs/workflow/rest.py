@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from howdah.jobs.clock import Clock
-from howdah.jobs.stop import Stop
+from howdah.jobs.workflow.clock import Clock
+from howdah.jobs.workflow.stop import Stop
 from howdah.sql.group_commit import GroupCommit
 from howdah.sql.workflow.calls import ItemStatus, RunItem
 

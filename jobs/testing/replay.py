@@ -8,16 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from howdah.jobs.api_executor import ApiExecutor
+from howdah.jobs.api.executor import ApiExecutor
 from howdah.jobs.app import Workflow
-from howdah.jobs.clock import Clock
-from howdah.jobs.engine import Engine
 from howdah.jobs.errors import HistoryContradictedError
-from howdah.jobs.history import Finished
-from howdah.jobs.past import Past
-from howdah.jobs.run import Run
-from howdah.jobs.run_results import is_step
-from howdah.jobs.stop import Stop
+from howdah.jobs.testing.run_results import is_step
+from howdah.jobs.workflow.clock import Clock
+from howdah.jobs.workflow.engine import Engine
+from howdah.jobs.workflow.history import Finished
+from howdah.jobs.workflow.past import Past
+from howdah.jobs.workflow.run import Run
+from howdah.jobs.workflow.stop import Stop
 from howdah.sql.group_commit import GroupCommit
 from howdah.sql.notifier import Notifier
 from howdah.sql.pool import make_pool

@@ -21,14 +21,14 @@ from procrastinate.job_context import AbortReason, JobContext
 from procrastinate.retry import BaseRetryStrategy, RetryDecision
 from procrastinate.tasks import Task
 
-from howdah.jobs.api_errors import RetryLater
+from howdah.jobs.api.errors import RetryLater
 from howdah.jobs.app import App
-from howdah.jobs.engine import Engine
 from howdah.jobs.errors import DeadlineExceededError, NonRetryableError
-from howdah.jobs.past import Past
 from howdah.jobs.retry import RetryStrategy, read_override
-from howdah.jobs.run import Run
-from howdah.jobs.stop import Stop
+from howdah.jobs.workflow.engine import Engine
+from howdah.jobs.workflow.past import Past
+from howdah.jobs.workflow.run import Run
+from howdah.jobs.workflow.stop import Stop
 from howdah.sql.errors import BadValue, HowdahError, StaleAttempt
 from howdah.sql.json_values import encode
 from howdah.sql.queue.calls import ClaimedRun

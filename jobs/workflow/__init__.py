@@ -1,0 +1,1 @@
+"""What a workflow's code has: `Run`, and what makes it durable."""
