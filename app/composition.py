@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from howdah.app.claim_waiter import ClaimWaiter
 from howdah.app.keys import KeyRing
+from howdah.app.realtime.admission import Admission
 from howdah.app.realtime.hub import Hub
 from howdah.app.run_waiter import RunWaiter
 from howdah.app.settings import Settings
@@ -65,6 +66,7 @@ class Resources:
     run_items: GroupCommit[RunItem, ItemStatus]
     engine: AsyncEngine
     hub: Hub
+    admission: Admission
     waiter: RunWaiter
     claims: ClaimWaiter
     embedder: Embedder
@@ -75,7 +77,7 @@ class Resources:
         """Let go of everyone who only waits, so that open requests can end."""
         self.waiter.release()
         self.claims.release()
-        self.hub.closing.set()
+        self.hub.close()
 
 
 @asynccontextmanager
@@ -119,6 +121,7 @@ async def open_resources(settings: Settings, database_url: str) -> AsyncIterator
             run_items=run_items,
             engine=engine,
             hub=hub,
+            admission=Admission(settings.streams_per_process, settings.streams_per_tenant, settings.streams_per_key),
             waiter=waiter,
             claims=claims,
             embedder=WordLlamaEmbedder(),

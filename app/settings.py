@@ -41,6 +41,15 @@ class Settings:
     stream_token_secret: str | None = _setting(
         "HOWDAH_STREAM_TOKEN_SECRET", None, "secret that signs stream tokens; unset: kept in the database"
     )
+    streams_per_process: int = _setting(
+        "HOWDAH_STREAMS_PER_PROCESS", 20000, "event streams that one API process has open at most"
+    )
+    streams_per_tenant: int = _setting(
+        "HOWDAH_STREAMS_PER_TENANT", 10000, "event streams of one tenant that one API process has open at most"
+    )
+    streams_per_key: int = _setting(
+        "HOWDAH_STREAMS_PER_KEY", 10000, "the same of one API key, with the stream tokens that were made by it"
+    )
     heartbeat_seconds: float = _setting("HOWDAH_HEARTBEAT_SECONDS", 3.0, "a worker's heartbeat interval, in seconds")
     rescue_seconds: float = _setting(
         "HOWDAH_RESCUE_SECONDS", 15.0, "silence after which a worker's runs go back to the queue, in seconds"

@@ -25,6 +25,7 @@ from howdah.app.api.schedules import ScheduleController
 from howdah.app.api.sessions import SessionController
 from howdah.app.api.short_way import open_short_way
 from howdah.app.api.stream_tokens import StreamTokenController
+from howdah.app.api.streams import StreamController
 from howdah.app.api.tasks import TaskController
 from howdah.app.api.tenants import TenantController
 from howdah.app.api.workers import WorkerController
@@ -39,6 +40,7 @@ CONTROLLERS = (
     ScheduleController,
     SessionController,
     EventController,
+    StreamController,
     StreamTokenController,
     CollectionController,
     FileController,

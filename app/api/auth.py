@@ -29,6 +29,7 @@ class Caller:
 
     tenant_id: str | None
     admin: bool
+    key_id: str
 
     def tenant(self) -> str:
         """The tenant that this call is for.
@@ -70,10 +71,10 @@ async def authenticate(headers: Mapping[str, str], resources: Resources) -> Call
         )
     named = headers.get(TENANT_HEADER.lower())
     if owner.admin:
-        return Caller(named, admin=True)
+        return Caller(named, admin=True, key_id=owner.key_id)
     if named is not None and named != owner.tenant_id:
         raise UnknownTenant(f"tenant {named!r} is unknown to this key: leave the header {TENANT_HEADER} out")
-    return Caller(owner.tenant_id, admin=False)
+    return Caller(owner.tenant_id, admin=False, key_id=owner.key_id)
 
 
 async def require_key(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:

@@ -6,11 +6,11 @@ import asyncio
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Controller, Request, Response, get, post
+from litestar import Controller, Request, Response, get, head, post
 from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import HeaderParameter, JSONBody, PathParameter, QueryParameter
+from litestar.params import JSONBody, PathParameter, QueryParameter
 from sqlalchemy import Text, cast, select
 
 from howdah.app.api.auth import OPEN, Caller
@@ -19,8 +19,9 @@ from howdah.app.api.problems import FieldError, Problem, Refused, problem_of
 from howdah.app.api.run_reads import find_run, parse_run_id
 from howdah.app.api.sessions import OWN_PREFIX, SessionPath, read_session
 from howdah.app.api.stream_tokens import authenticate_reader
+from howdah.app.api.streams import VARY, LastId, LastIdInQuery, Types, head_of_stream, open_stream
 from howdah.app.composition import Resources
-from howdah.app.realtime.sse import EVENT_STREAM, CloudEvent, EventStream, cloud_event, frames, seq_of_stream_id
+from howdah.app.realtime.frames import EVENT_STREAM, CloudEvent, cloud_event
 from howdah.sql.errors import HowdahError, SessionClosed, UnknownSession
 from howdah.sql.json_values import checked
 from howdah.sql.stream.calls import Appended, Event, NewEvent
@@ -36,16 +37,6 @@ Type = Annotated[str, msgspec.Meta(min_length=1, max_length=200, examples=["note
 Key = Annotated[str, msgspec.Meta(min_length=1, max_length=255, description="The same key again changes nothing.")]
 After = Annotated[int, QueryParameter(ge=0, le=MAX_SEQ, description="Only events numbered above.")]
 Limit = Annotated[int, QueryParameter(ge=1, le=MAX_BATCH, description=f"Events of a page, 1 to {MAX_BATCH}.")]
-TypeFilter = Annotated[
-    str | None, QueryParameter(name="type", max_length=200, description="Only events of this type; not in a stream.")
-]
-LastId = Annotated[
-    str | None, HeaderParameter(name="Last-Event-ID", max_length=200, description="The `id` of the last event seen.")
-]
-LastIdInQuery = Annotated[
-    str | None,
-    QueryParameter(name="last_event_id", max_length=200, description="As `Last-Event-ID`, which goes first."),
-]
 RunPath = Annotated[str, PathParameter(description="The run's id.", max_length=40)]
 
 
@@ -135,7 +126,7 @@ class EventController(Controller):
         resources: NamedDependency[Resources],
         after: After = 0,
         limit: Limit = 100,
-        event_type: TypeFilter = None,
+        types: Types = None,
         last_id: LastId = None,
         last_id_in_query: LastIdInQuery = None,
     ) -> Response[Any]:
@@ -146,8 +137,18 @@ class EventController(Controller):
         reader = await authenticate_reader(request, resources)
         reader.check(session_id)
         if not _wants_stream(request):
-            return await _page(resources, reader.tenant_id, session_id, after, limit, event_type)
-        return await _stream(resources, reader.tenant_id, session_id, after, last_id or last_id_in_query)
+            return await _page(resources, reader.tenant_id, session_id, after, limit, types)
+        return await open_stream(request, resources, reader, [session_id], types, last_id or last_id_in_query, after)
+
+    @head("/v1/sessions/{session_id:str}/events", opt={OPEN: True}, include_in_schema=False)
+    async def look_at_events(
+        self, request: Request[Any, Any, State], session_id: SessionPath, resources: NamedDependency[Resources]
+    ) -> Response[None]:
+        """The headers that a GET would have."""
+        reader = await authenticate_reader(request, resources)
+        reader.check(session_id)
+        await read_session(resources, reader.tenant_id, session_id)
+        return _head(request)
 
     @get("/v1/runs/{run_id:str}/events", opt={OPEN: True}, responses=_READ_RESPONSES)
     async def read_run_events(
@@ -157,7 +158,7 @@ class EventController(Controller):
         resources: NamedDependency[Resources],
         after: After = 0,
         limit: Limit = 100,
-        event_type: TypeFilter = None,
+        types: Types = None,
         last_id: LastId = None,
         last_id_in_query: LastIdInQuery = None,
     ) -> Response[Any]:
@@ -167,8 +168,18 @@ class EventController(Controller):
         session_id = (await find_run(resources.engine, reader.tenant_id, number)).session or f"{OWN_PREFIX}{number}"
         reader.check(session_id)
         if not _wants_stream(request):
-            return await _page(resources, reader.tenant_id, session_id, after, limit, event_type)
-        return await _stream(resources, reader.tenant_id, session_id, after, last_id or last_id_in_query)
+            return await _page(resources, reader.tenant_id, session_id, after, limit, types)
+        return await open_stream(request, resources, reader, [session_id], types, last_id or last_id_in_query, after)
+
+    @head("/v1/runs/{run_id:str}/events", opt={OPEN: True}, include_in_schema=False)
+    async def look_at_run_events(
+        self, request: Request[Any, Any, State], run_id: RunPath, resources: NamedDependency[Resources]
+    ) -> Response[None]:
+        """The headers that a GET would have."""
+        reader = await authenticate_reader(request, resources)
+        number = parse_run_id(run_id)
+        reader.check((await find_run(resources.engine, reader.tenant_id, number)).session or f"{OWN_PREFIX}{number}")
+        return _head(request)
 
 
 def _asked(data: JSONBody[EventsToAppend]) -> list[EventToAppend]:
@@ -215,12 +226,16 @@ def _result(index: int, result: Appended | Exception) -> AppendResult:
     return AppendResult(index, problem.status, problem=problem)
 
 
+def _head(request: Request[Any, Any, State]) -> Response[None]:
+    return head_of_stream() if _wants_stream(request) else Response(None, headers=VARY, media_type="application/json")
+
+
 def _wants_stream(request: Request[Any, Any, State]) -> bool:
     return EVENT_STREAM in request.headers.get("Accept", "")
 
 
 async def _page(
-    resources: Resources, tenant_id: str, session_id: str, after: int, limit: int, event_type: str | None
+    resources: Resources, tenant_id: str, session_id: str, after: int, limit: int, types: list[str] | None
 ) -> Response[EventPage]:
     # The session first: its last number then bounds the page, so that nothing is passed over that comes meanwhile.
     session = await read_session(resources, tenant_id, session_id)
@@ -231,8 +246,8 @@ async def _page(
         .order_by(c.seq)
         .limit(limit)
     )
-    if event_type is not None:
-        query = query.where(c.type == event_type)
+    if types is not None:
+        query = query.where(c.type.in_(types))
     async with resources.engine.connect() as reading:
         found = [Event(*row) for row in (await reading.execute(query)).all()]
     return Response(
@@ -242,22 +257,5 @@ async def _page(
             last_seq=session.last_seq,
             closed=session.state == "closed",
         ),
-        headers={"Vary": "Accept"},
+        headers=VARY,
     )
-
-
-async def _stream(
-    resources: Resources, tenant_id: str, session_id: str, after: int, last_id: str | None
-) -> Response[Any]:
-    session = await read_session(resources, tenant_id, session_id)
-    reset = None
-    if last_id is not None:
-        seen = seq_of_stream_id(tenant_id, session_id, last_id)
-        if seen is None or seen > session.last_seq:
-            # An EventSource would give up on a 400: it is told, and gets all.
-            after, reset = 0, "the id is not one of this stream: what was seen before it does not count"
-        else:
-            after = seen
-    if session.state == "closed" and after >= session.last_seq and reset is None:
-        return Response(None, status_code=204, headers={"Vary": "Accept"})
-    return EventStream(frames(resources.hub, tenant_id, session_id, after, reset))

@@ -20,49 +20,64 @@ from litestar.params import JSONBody
 
 from howdah.app.api.auth import CHALLENGE, Caller, authenticate
 from howdah.app.api.bodies import JsonBody
-from howdah.app.api.problems import Refused
+from howdah.app.api.problems import FieldError, Refused
 from howdah.app.api.sessions import read_session
 from howdah.app.composition import Resources
 
 PREFIX = "hst_"
 # A page that lives longer asks for another: a token in a URL ends up in logs.
 MAX_TTL_SECONDS = 3_600
+# As many as one stream may be over.
+MAX_SESSIONS = 50
+
+
+SessionName = Annotated[str, msgspec.Meta(min_length=1, max_length=128, examples=["case-7"])]
 
 
 class NewStreamToken(msgspec.Struct, forbid_unknown_fields=True):
-    """A token to make; `ttl` in seconds, the installation's default if left out."""
+    """A token to make, for one `session` or for several `sessions`; `ttl` in seconds, the installation's default if
+    left out.
+    """
 
-    session: Annotated[str, msgspec.Meta(min_length=1, max_length=128, examples=["case-7"])]
+    session: SessionName | None = None
+    sessions: Annotated[list[SessionName], msgspec.Meta(min_length=1, max_length=MAX_SESSIONS)] | None = None
     ttl: Annotated[int, msgspec.Meta(ge=1, le=MAX_TTL_SECONDS)] | None = None
 
 
 class StreamToken(msgspec.Struct):
-    """To be sent as `?token=` in a GET of the session's events, until `expires_at`."""
+    """To be sent as `?token=` in a GET of the sessions' events, until `expires_at`."""
 
     token: str
     expires_at: datetime
 
 
 class _Claims(msgspec.Struct, array_like=True):
-    """Whose stream it is, and until when, in seconds since 1970."""
+    """Whose stream it is, and until when, in seconds since 1970; and the key that it was made by."""
 
     tenant_id: str
-    session_id: str
+    session_ids: list[str]
     expires: int
+    key_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class StreamReader:
-    """Who reads a stream; `session_id` is the only one that a token opens, None for a key."""
+    """Who reads a stream; `session_ids` are those that a token opens, None for a key. `key_id` is the key by which
+    either came.
+    """
 
     tenant_id: str
-    session_id: str | None
+    session_ids: list[str] | None
+    key_id: str
 
     def check(self, session_id: str) -> None:
-        """Refuse, with 403, a token that was made for another session."""
-        if self.session_id is not None and self.session_id != session_id:
+        """Refuse, with 403, a token that was made for other sessions."""
+        if self.session_ids is not None and session_id not in self.session_ids:
+            of_token = ", ".join(map(repr, self.session_ids[:3]))
             raise Refused(
-                403, "token-of-another-session", f"this token is for session {self.session_id!r}: make one for this"
+                403,
+                "token-of-another-session",
+                f"this token is for session {of_token}, not {session_id!r}: make another",
             )
 
 
@@ -80,11 +95,16 @@ class StreamTokenController(Controller):
         resources: NamedDependency[Resources],
         state: State,
     ) -> StreamToken:
-        """Make a token that reads the events of one session and nothing else. It is not revoked, it expires."""
+        """Make a token that reads the events of these sessions and nothing else. It is not revoked, it expires."""
         tenant_id = caller.tenant()
-        await read_session(resources, tenant_id, data.session)
+        if (data.session is None) == (data.sessions is None):
+            detail = "name one `session`, or several as `sessions`"
+            raise Refused(422, "invalid-request", detail, errors=[FieldError(detail, "/session")])
+        session_ids = data.sessions or [data.session or ""]
+        for session_id in session_ids:
+            await read_session(resources, tenant_id, session_id)
         expires = int(time.time()) + (data.ttl or resources.settings.stream_token_seconds)
-        claims = _Claims(tenant_id, data.session, expires)
+        claims = _Claims(tenant_id, session_ids, expires, caller.key_id)
         return StreamToken(_sign(claims, await _secret(resources, state)), datetime.fromtimestamp(expires, UTC))
 
 
@@ -99,9 +119,9 @@ async def authenticate_reader(request: Request[Any, Any, State], resources: Reso
     token = request.query_params.get("token")
     if token is None:
         caller = await authenticate(request.headers, resources)
-        return StreamReader(caller.tenant(), None)
+        return StreamReader(caller.tenant(), None, caller.key_id)
     claims = _verified(token, await _secret(resources, request.app.state))
-    return StreamReader(claims.tenant_id, claims.session_id)
+    return StreamReader(claims.tenant_id, claims.session_ids, claims.key_id)
 
 
 def _sign(claims: _Claims, secret: bytes) -> str:

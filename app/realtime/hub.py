@@ -1,117 +1,36 @@
 """The realtime hub: all readers of one process share one LISTEN connection and one catch-up query.
 
 The log in Postgres is the truth. A hint says where to look; a slow poll looks anyway, so that a lost hint costs
-latency, never an event. A reader keeps a number, not a backlog: what it is too slow to take stays in the log.
+latency, never an event.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
-from itertools import islice
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Literal
 
-import anyio
+import msgspec
 import psycopg
 import structlog
 from psycopg.conninfo import make_conninfo
 
+from howdah.app.realtime import frames
+from howdah.app.realtime.reader import MAX_BUFFERED_EVENTS, News, Reader, Seat
+from howdah.app.realtime.rounds import Rounds
 from howdah.sql.listener import listen
-from howdah.sql.pool import Connection, Pool
-from howdah.sql.stream.calls import Event, SessionNews, read_sessions
-from howdah.sql.stream.writer import EVENTS_CHANNEL
+from howdah.sql.pool import Connection, Pool, is_pooled
+from howdah.sql.stream.calls import find_news, read_sessions
+from howdah.sql.stream.writer import EVENTS_CHANNEL, PARTIALS_CHANNEL
 
 log = structlog.get_logger(__name__)
 
-# A reader costs some 20 KB with its connection: beyond this a process would rather be two.
-MAX_READERS = 20_000
-# What one reader holds at most, and once more while it sends: it then reads the log at its own pace.
-MAX_BUFFERED_EVENTS = 256
-MAX_BUFFERED_BYTES = 1 << 20
 # One catch-up query: places looked at, and events returned in all, so that neither many readers nor one far behind
 # makes it long; 2,048 events of the usual size are some 2 MB.
 MAX_PLACES = 512
 MAX_EVENTS = 2_048
-# The poll behind lost hints: every so often it looks at this many readers, the next ones in turn.
-POLL_SECONDS = 1.0
-MAX_POLLED = 4_096
 # After a failed query: Postgres restarts within seconds.
 RETRY_SECONDS = 0.2
-
-End = Literal["closed", "stopping"]
-
-
-class TooManyReaders(Exception):
-    """The process has all the readers that it takes; another process may have room."""
-
-
-class Reader:
-    """One client's place in one session: an asynchronous iterator of batches of events, without gap or repeat.
-
-    Attributes
-    ----------
-    end
-        Once the iteration is over: ``closed`` (the session has ended and all is read) or ``stopping`` (this process
-        goes away; go on elsewhere from the last event seen).
-    """
-
-    __slots__ = ("_arrived", "_buffer", "_buffered_bytes", "_hub", "_position", "behind", "end", "name", "place_of")
-
-    def __init__(self, hub: Hub, tenant_id: str, session_id: str, after: int) -> None:
-        self._hub = hub
-        self._position = after
-        self._buffer: list[Event] = []
-        self._buffered_bytes = 0
-        self._arrived = asyncio.Event()
-        self.place_of = (tenant_id, session_id)
-        self.name = f"{tenant_id}/{session_id}"
-        self.behind = False
-        self.end: End | None = None
-
-    @property
-    def place(self) -> tuple[str, str, int]:
-        """(tenant, session, number of the last event taken from the log)."""
-        return (*self.place_of, self._position)
-
-    @property
-    def full(self) -> bool:
-        """Whether nothing more is fed until the client has taken what is here."""
-        return len(self._buffer) >= MAX_BUFFERED_EVENTS or self._buffered_bytes >= MAX_BUFFERED_BYTES
-
-    def __aiter__(self) -> Reader:
-        return self
-
-    async def __anext__(self) -> list[Event]:
-        await self._arrived.wait()
-        events, self._buffer, self._buffered_bytes = self._buffer, [], 0
-        if self.end is None:
-            self._arrived.clear()
-            if self.behind:
-                self._hub.look([self])
-        elif not events:
-            raise StopAsyncIteration
-        return events
-
-    def feed(self, news: SessionNews | None, *, run_ended: bool) -> None:
-        """Take what there is room for; the rest is read from the log again, when there is."""
-        for event in news.events if news is not None else ():
-            if self.full:
-                break
-            self._buffer.append(event)
-            self._buffered_bytes += len(event.data)
-            self._position = event.seq
-        self.behind = news is not None and self._position < news.last_seq
-        if not self.behind and (run_ended or (news is not None and news.closed)):
-            self.finish("closed")
-        elif self._buffer:
-            self._arrived.set()
-
-    def finish(self, end: End) -> None:
-        """Give out what is buffered, then stop."""
-        self.end = self.end or end
-        self._arrived.set()
 
 
 class Hub:
@@ -119,8 +38,8 @@ class Hub:
 
     Attributes
     ----------
-    closing
-        Set it, and every reader stops after what it has.
+    delivered
+        Events fed so far, one for each reader that took it.
     """
 
     def __init__(self, pool: Pool, conninfo: str, cell: str) -> None:
@@ -133,28 +52,34 @@ class Hub:
             keepalives_interval=5,
             keepalives_count=3,
         )
-        self._channel = f"{cell}.{EVENTS_CHANNEL}"
-        self._readers: dict[Reader, None] = {}
-        self._by_name: dict[str, set[Reader]] = {}
-        self._due: dict[Reader, None] = {}
+        self._events, self._partials = f"{cell}.{EVENTS_CHANNEL}", f"{cell}.{PARTIALS_CHANNEL}"
+        self._seats: dict[str, set[Seat]] = {}
+        self._due: dict[Seat, None] = {}
         self._look = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self.closing = anyio.Event()
+        self._rounds = Rounds(self._find_news, deaf=is_pooled(conninfo))
+        self.closing = False
+        self.delivered = 0
 
     @property
     def readers(self) -> int:
         """How many there are now."""
-        return len(self._readers)
+        return len(self._rounds)
 
     async def start(self) -> None:
         """Begin to listen and to feed."""
-        listening = listen(self._conninfo, [self._channel], self._heard)
-        self._tasks = [asyncio.create_task(work) for work in (listening, self._feed_all(), self._stop_readers())]
+        listening = listen(self._conninfo, [self._events, self._partials], self._heard)
+        self._tasks = [asyncio.create_task(work) for work in (listening, self._feed_all(), self._rounds.run())]
+
+    def close(self) -> None:
+        """End every reader after what it has, also those that come from now on."""
+        self.closing = True
+        for reader in self._rounds.readers():
+            reader.finish("stopping")
 
     async def aclose(self) -> None:
-        """End every reader after what it has, and stop."""
-        self.closing.set()
-        self._finish_readers()
+        """`close`, and stop."""
+        self.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -168,108 +93,130 @@ class Hub:
     ) -> None:
         await self.aclose()
 
-    @asynccontextmanager
-    async def subscribe(self, tenant_id: str, session_id: str, after: int = 0) -> AsyncIterator[Reader]:
-        """Read a session's events numbered above `after`. A session that does not exist yet is waited for.
+    async def first_look(self, reader: Reader) -> None:
+        """Find out how the reader's sessions stand, together with all who ask at the time. It then has the
+        first events.
 
-        Raises
-        ------
-        TooManyReaders
-            If this process has 20,000 readers already.
+        After that it is not fed before `add`.
         """
-        if len(self._readers) >= MAX_READERS:
-            raise TooManyReaders(f"this process has {MAX_READERS:,} readers: connect to another, or come back later")
-        reader = Reader(self, tenant_id, session_id, after)
-        self._readers[reader] = None
-        self._by_name.setdefault(reader.name, set()).add(reader)
-        if self.closing.is_set():
+        looked_at = reader.first_look()
+        self.look(reader.seats)
+        await looked_at
+
+    def add(self, reader: Reader) -> None:
+        """Feed a reader from now on, until `remove`. A session that does not exist yet is waited for."""
+        self._rounds.add(reader)
+        for seat in reader.seats:
+            self._seats.setdefault(seat.name, set()).add(seat)
+        if self.closing:
             reader.finish("stopping")
         else:
-            self.look([reader])
-        try:
-            yield reader
-        finally:
-            del self._readers[reader]
-            self._due.pop(reader, None)
-            namesakes = self._by_name[reader.name]
-            namesakes.remove(reader)
-            if not namesakes:
-                del self._by_name[reader.name]
+            self.look(reader.seats)
 
-    def look(self, readers: Iterable[Reader]) -> None:
+    def remove(self, reader: Reader) -> None:
+        """Forget a reader."""
+        self._rounds.remove(reader)
+        for seat in reader.seats:
+            self._due.pop(seat, None)
+            namesakes = self._seats[seat.name]
+            namesakes.discard(seat)
+            if not namesakes:
+                del self._seats[seat.name]
+
+    def look(self, seats: Iterable[Seat]) -> None:
         """Read the log for these soon."""
-        self._due.update(dict.fromkeys(readers))
+        for seat in seats:
+            self._due[seat] = None
         if self._due:
             self._look.set()
 
-    def _heard(self, _channel: str, name: str) -> None:
-        self.look(self._by_name.get(name, ()) if name else self._readers)
+    def make_room(self, reader: Reader) -> None:
+        """The reader's client has taken what it had: read on where more was left."""
+        behind = [seat for seat in reader.seats if seat.behind]
+        if behind:
+            self.look(behind)
+
+    def _heard(self, channel: str, payload: str) -> None:
+        if channel == self._partials:
+            self._heard_partial(payload)
+        elif payload:
+            self.look(self._seats.get(payload, ()))
+        else:
+            self.look(seat for seats in self._seats.values() for seat in seats)
+
+    def _heard_partial(self, payload: str) -> None:
+        if not payload:
+            return
+        name, _, body = payload.partition(" ")
+        seats = self._seats.get(name)
+        if not seats:
+            return
+        tenant_id, session_id = next(iter(seats)).place_of
+        try:
+            told = msgspec.json.decode(body, type=dict)
+        except msgspec.DecodeError as error:
+            log.warning("partial_unreadable", session=name, error=str(error))
+            return
+        chunk = frames.partial(tenant_id, session_id, told)
+        for seat in seats:
+            reader = seat.reader
+            # Whoever is behind gets the whole in its place.
+            if not (reader.full or seat.behind) and (reader.types is None or told.get("type") in reader.types):
+                reader.push(chunk)
 
     async def _feed_all(self) -> None:
-        loop = asyncio.get_running_loop()
-        poll_at = loop.time() + POLL_SECONDS
         while True:
-            try:
-                async with asyncio.timeout_at(poll_at):
-                    await self._look.wait()
-            except TimeoutError:
-                pass
-            if loop.time() >= poll_at:
-                poll_at = loop.time() + POLL_SECONDS
-                self._look_in_turn()
+            await self._look.wait()
             self._look.clear()
             try:
                 await self._feed_due()
             except psycopg.Error as error:
-                log.warning("catch_up_failed", readers=len(self._due), error=str(error))
+                log.warning("catch_up_failed", places=len(self._due), error=str(error).strip())
                 await asyncio.sleep(RETRY_SECONDS)
-
-    def _look_in_turn(self) -> None:
-        polled = list(islice(self._readers, MAX_POLLED))
-        for reader in polled:
-            # To the end of the queue: the next poll begins with others.
-            del self._readers[reader]
-            self._readers[reader] = None
-        self.look(polled)
 
     async def _feed_due(self) -> None:
         while self._due:
-            places: dict[tuple[str, str, int], list[Reader]] = {}
-            for reader in list(self._due):
-                if len(places) == MAX_PLACES and reader.place not in places:
+            places: dict[tuple[str, str, int], list[Seat]] = {}
+            for seat in list(self._due):
+                if len(places) == MAX_PLACES and seat.place not in places:
                     continue
-                # Out before the query: what is committed after its snapshot puts the reader in again.
-                del self._due[reader]
-                if reader.full:
-                    reader.behind = True
-                elif reader.end is None:
-                    places.setdefault(reader.place, []).append(reader)
+                # Out before the query: what is committed after its snapshot puts the seat in again.
+                del self._due[seat]
+                if seat.reader.full:
+                    seat.behind = True
+                elif seat.reader.end is None:
+                    places.setdefault(seat.place, []).append(seat)
             if places:
                 await self._feed(places)
 
-    async def _feed(self, places: dict[tuple[str, str, int], list[Reader]]) -> None:
-        limit = min(MAX_EVENTS // len(places), MAX_BUFFERED_EVENTS)
+    async def _feed(self, places: dict[tuple[str, str, int], list[Seat]]) -> None:
+        limit = max(1, min(MAX_EVENTS // len(places), MAX_BUFFERED_EVENTS))
         try:
             async with self._pool.connection() as connection:
                 # In this order: a run's last events are committed with its end, or before.
                 ended = await _ended_runs(connection, places)
-                news = await read_sessions(connection, list(places), limit)
+                found = await read_sessions(connection, list(places), limit)
         except BaseException:
-            self.look(reader for readers in places.values() for reader in readers if reader in self._readers)
+            self.look(seat for seats in places.values() for seat in seats)
             raise
-        for (place, readers), of_session in zip(places.items(), news, strict=True):
-            for reader in readers:
-                reader.feed(of_session, run_ended=place[1] in ended)
-                if reader.behind and not reader.full and reader in self._readers:
-                    self.look([reader])
+        for (place, seats), of_session in zip(places.items(), found, strict=True):
+            news = None if of_session is None else News(place[0], place[1], of_session)
+            for seat in seats:
+                before = seat.position
+                seat.take(news, run_ended=place[1] in ended)
+                self.delivered += seat.position - before
+                if seat.behind and not seat.reader.full and seat.reader in self._rounds:
+                    self.look([seat])
 
-    async def _stop_readers(self) -> None:
-        await self.closing.wait()
-        self._finish_readers()
-
-    def _finish_readers(self) -> None:
-        for reader in self._readers:
-            reader.finish("stopping")
+    async def _find_news(self, seats: list[Seat]) -> None:
+        """Look at those of these seats for which the log has something that nobody told us of."""
+        for start in range(0, len(seats), MAX_PLACES):
+            some = seats[start : start + MAX_PLACES]
+            try:
+                async with self._pool.connection() as connection:
+                    self.look(some[number] for number in await find_news(connection, [seat.place for seat in some]))
+            except psycopg.Error as error:
+                log.warning("poll_failed", error=str(error).strip())
 
 
 async def _ended_runs(connection: Connection, places: Iterable[tuple[str, str, int]]) -> set[str]:

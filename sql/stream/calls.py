@@ -49,6 +49,7 @@ class SessionNews:
     last_seq: int
     closed: bool
     events: list[Event]
+    first_seq: int = 1
 
 
 async def create_session(connection: Connection, tenant_id: str, session_id: str) -> bool:
@@ -116,6 +117,15 @@ async def read_sessions(
         if seq is not None:
             of_session.events.append(Event(seq, type_, data, run_id, created_at))
     return news
+
+
+async def find_news(connection: Connection, readers: Sequence[tuple[str, str, int]]) -> list[int]:
+    """Which of the readers, each (tenant, session, number seen last), have something to read, by their place here."""
+    cursor = await connection.execute(
+        "select ord from find_news(%s::text[], %s::text[], %s::bigint[])",
+        [[r[0] for r in readers], [r[1] for r in readers], [r[2] for r in readers]],
+    )
+    return [row[0] - 1 for row in await cursor.fetchall()]
 
 
 async def read_watched(connection: Connection, runs: Sequence[int]) -> set[int]:

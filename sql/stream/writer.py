@@ -10,6 +10,8 @@ from howdah.sql.pool import Pool
 from howdah.sql.stream.calls import Appended, NewEvent, append_events
 
 EVENTS_CHANNEL = "events"
+# Parts of events to come: `tenant/session {json}`, heard by whoever listens now and by nobody later.
+PARTIALS_CHANNEL = "partials"
 
 
 def event_writer(pool: Pool, notifier: Notifier) -> GroupCommit[NewEvent, Appended]:

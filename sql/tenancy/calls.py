@@ -12,6 +12,7 @@ class KeyOwner:
     """Whose key it is: a tenant's, or (None) an administrator's."""
 
     tenant_id: str | None
+    key_id: str
 
     @property
     def admin(self) -> bool:
@@ -46,4 +47,4 @@ async def find_api_key(connection: Connection, key_id: str, secret_sha256: bytes
     row = await (
         await connection.execute("select tenant_id from find_api_key(%s, %s)", [key_id, secret_sha256])
     ).fetchone()
-    return None if row is None else KeyOwner(row[0])
+    return None if row is None else KeyOwner(row[0], key_id)

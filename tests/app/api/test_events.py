@@ -262,7 +262,7 @@ def test_the_stream_of_a_closed_session_ends_after_its_last_event_and_then_is_ov
         acme.post("/v1/sessions/case-7/close")
         rest = list(events)
     assert numbers(rest) == [1, 2]
-    assert (rest[-1].event, rest[-1].json()) == ("howdah.end", {"last_sequence": f"{2:020}"})
+    assert (rest[-1].event, rest[-1].json()) == ("howdah.end", {"last_sequence": {"case-7": f"{2:020}"}})
     again = acme.get(EVENTS, headers={**ACCEPT, "Last-Event-ID": rest[-2].id})
     assert (again.status_code, again.content) == (204, b"")
     with stream(acme) as events:

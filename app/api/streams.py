@@ -1,0 +1,170 @@
+"""Streams: how a GET of events becomes one, and `/v1/events`, one stream over many sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from litestar import Controller, Request, Response, get, head
+from litestar.datastructures import State
+from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import HeaderParameter, QueryParameter
+
+from howdah.app.api.auth import OPEN
+from howdah.app.api.problems import Refused
+from howdah.app.api.sessions import read_session
+from howdah.app.api.stream_tokens import MAX_SESSIONS, StreamReader, authenticate_reader
+from howdah.app.composition import Resources
+from howdah.app.realtime import frames
+from howdah.app.realtime.admission import NoRoom
+from howdah.app.realtime.cursor import Cursor
+from howdah.app.realtime.reader import Reader
+from howdah.app.realtime.response import EventStream, SentAway
+
+VARY = {"Vary": "Accept"}
+MAX_TYPES = 20
+
+LastId = Annotated[
+    str | None, HeaderParameter(name="Last-Event-ID", max_length=800, description="The `id` of the last event seen.")
+]
+LastIdInQuery = Annotated[
+    str | None,
+    QueryParameter(name="last_event_id", max_length=800, description="As `Last-Event-ID`, which goes first."),
+]
+Types = Annotated[
+    list[str] | None,
+    QueryParameter(
+        name="type", description=f"Only events of this type; several times for several, {MAX_TYPES} at most."
+    ),
+]
+Sessions = Annotated[
+    list[str] | None,
+    QueryParameter(name="session", description=f"A session's id; once for each, {MAX_SESSIONS} at most."),
+]
+
+STREAM_RESPONSES = {
+    200: ResponseSpec(
+        None,
+        media_type=frames.EVENT_STREAM,
+        generate_examples=False,
+        description="Events as they come, each a CloudEvent in `data:`",
+    ),
+    204: ResponseSpec(None, description="The sessions are closed and the client has seen all: do not come back"),
+    503: ResponseSpec(None, description="As many streams as there may be: come back after `Retry-After` seconds"),
+}
+
+
+class StreamController(Controller):
+    """Streams over many sessions."""
+
+    tags = ("sessions",)
+
+    @get("/v1/events", opt={OPEN: True}, responses=STREAM_RESPONSES)
+    async def stream_events(
+        self,
+        request: Request[Any, Any, State],
+        resources: NamedDependency[Resources],
+        session_ids: Sessions = None,
+        types: Types = None,
+        last_id: LastId = None,
+        last_id_in_query: LastIdInQuery = None,
+    ) -> Response[Any]:
+        """Stream the events of several sessions at once. Its ids hold for the same sessions in the same order."""
+        reader = await authenticate_reader(request, resources)
+        named = session_ids or []
+        for session_id in named:
+            reader.check(session_id)
+        if not 1 <= len(named) <= MAX_SESSIONS or len(set(named)) < len(named):
+            detail = f"name 1 to {MAX_SESSIONS} sessions, each once; {len(named)} were named"
+            raise Refused(422, "invalid-request", detail)
+        return await open_stream(request, resources, reader, named, types, last_id or last_id_in_query)
+
+    @head("/v1/events", opt={OPEN: True}, include_in_schema=False)
+    async def look_at_events(
+        self, request: Request[Any, Any, State], resources: NamedDependency[Resources]
+    ) -> Response[None]:
+        """The headers of such a stream."""
+        await authenticate_reader(request, resources)
+        return head_of_stream()
+
+
+async def open_stream(
+    request: Request[Any, Any, State],
+    resources: Resources,
+    owner: StreamReader,
+    session_ids: Sequence[str],
+    types: list[str] | None,
+    last_id: str | None,
+    after: int = 0,
+) -> Response[Any]:
+    """The stream of these sessions after `last_id`; without one, after number `after` of each.
+
+    Raises
+    ------
+    UnknownSession
+        If one of them is not there.
+    Refused
+        503 if there are as many streams as there may be, and the client is none that a status would end for good.
+    """
+    if types is not None and len(types) > MAX_TYPES:
+        raise Refused(
+            422, "invalid-request", f"{len(types)} types are too many: ask for {MAX_TYPES} at most, or for all"
+        )
+    try:
+        place = resources.admission.enter(owner.tenant_id, owner.key_id)
+    except NoRoom as error:
+        if _speaks_as_event_source(request):
+            return SentAway()
+        headers = {**VARY, "Retry-After": str(error.retry_after)}
+        raise Refused(503, "streams-full", str(error), headers=headers) from None
+    try:
+        wanted = None if types is None else frozenset(types)
+        reader, start = await _seated(resources, owner.tenant_id, session_ids, wanted, last_id, after)
+        if not reader.has_all:
+            return EventStream(resources.hub, reader, place, start)
+        place.leave()
+        return Response(None, status_code=204, headers=VARY)
+    except BaseException:
+        place.leave()
+        raise
+
+
+def head_of_stream() -> Response[None]:
+    """What a HEAD gets where a GET would stream."""
+    return Response(None, media_type=frames.EVENT_STREAM, headers={**VARY, "Cache-Control": "no-store"})
+
+
+async def _seated(
+    resources: Resources,
+    tenant_id: str,
+    session_ids: Sequence[str],
+    types: frozenset[str] | None,
+    last_id: str | None,
+    after: int,
+) -> tuple[Reader, bytes]:
+    """A reader that holds the first events, and the frames to send before them."""
+    fresh = [0] * len(session_ids)
+    seen: list[int] | None = [after] * len(session_ids)
+    if last_id is not None:
+        seen = Cursor(tenant_id, session_ids).read(last_id)
+    reader = Reader(tenant_id, session_ids, seen or fresh, types)
+    start = frames.start(reader.id, reset=False)
+    await resources.hub.first_look(reader)
+    for seat in reader.seats:
+        if seat.state == "unknown":
+            # A run's own session is there as soon as the run is.
+            await read_session(resources, tenant_id, seat.place_of[1])
+    if seen is not None and not any(seat.position > seat.last_seq for seat in reader.seats):
+        return reader, start
+    # An EventSource would give up on a 400: it is told, and gets all.
+    reader = Reader(tenant_id, session_ids, fresh, types)
+    start = frames.start(reader.id, reset=True)
+    await resources.hub.first_look(reader)
+    return reader, start
+
+
+def _speaks_as_event_source(request: Request[Any, Any, State]) -> bool:
+    """Whether any status but 200 would end the client for good, as far as its request tells."""
+    headers = request.headers
+    return headers.get("Accept") == frames.EVENT_STREAM and "Cache-Control" in headers
