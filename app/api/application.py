@@ -63,7 +63,7 @@ def create_app(settings: Settings, database_url: str) -> Litestar:
     async def opened(app: Litestar) -> AsyncIterator[None]:
         async with open_resources(settings, database_url) as resources:
             app.state.resources = resources
-            metrics.watch(resources.pool)
+            metrics.watch(resources)
             yield
 
     keyed = Router("/", route_handlers=CONTROLLERS, guards=[require_key])

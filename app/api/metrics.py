@@ -1,4 +1,4 @@
-"""`/metrics` in Prometheus' text form: requests, runs enqueued, the pool, the build."""
+"""`/metrics` in Prometheus' text form: requests, runs enqueued, streams, the pool, the build."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from litestar.di import NamedDependency
 from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from howdah.app.api.auth import Caller
+from howdah.app.composition import Resources
+from howdah.app.realtime.admission import Admission
+from howdah.app.realtime.hub import Hub
 from howdah.sql.pool import Pool
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -55,9 +58,10 @@ class Metrics:
         """Count a run that was asked for."""
         self._enqueued.labels(outcome).inc()
 
-    def watch(self, pool: Pool) -> None:
-        """Show how `pool` stands whenever the figures are read."""
-        self.registry.register(_PoolFigures(pool))
+    def watch(self, resources: Resources) -> None:
+        """Show how the pool and the streams stand whenever the figures are read."""
+        self.registry.register(_PoolFigures(resources.pool))
+        self.registry.register(_StreamFigures(resources.hub, resources.admission))
 
     async def observe(self, message: Message, scope: Scope) -> None:
         """Litestar hook: an answer begins."""
@@ -96,6 +100,25 @@ def provide_metrics(state: State, caller: NamedDependency[Caller]) -> Metrics:
     """What handlers receive as `metrics`; after `caller`, as that is after `resources`."""
     metrics: Metrics = state.metrics
     return metrics
+
+
+class _StreamFigures(Collector):
+    def __init__(self, hub: Hub, admission: Admission) -> None:
+        self._hub = hub
+        self._admission = admission
+
+    def collect(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("howdah_streams", "Event streams open on this process", value=self._hub.readers)
+        yield CounterMetricFamily(
+            "howdah_stream_events", "Events fed to streams, once for each", value=self._hub.delivered
+        )
+        yield CounterMetricFamily(
+            "howdah_streams_slow", "Streams ended as their clients took too little", value=self._hub.slow
+        )
+        refused = CounterMetricFamily("howdah_streams_refused", "Streams refused, by the limit", labels=["limit"])
+        for limit in ("process", "tenant", "key"):
+            refused.add_metric([limit], self._admission.refused[limit])
+        yield refused
 
 
 class _PoolFigures(Collector):

@@ -19,6 +19,9 @@ from howdah.app.settings import Settings
 # Longer than usual load balancers keep an idle connection, so that they close it, not we.
 KEEP_ALIVE_SECONDS = 75
 BACKLOG = 2048
+# A peer that has left bytes untaken for so long is gone, or might as well be: the kernel ends the connection, and what
+# it held is free. Clients that merely read slowly are let go before, with a word: see `Rounds`.
+UNTAKEN_MILLISECONDS = 60_000
 
 
 class Server(uvicorn.Server):
@@ -75,11 +78,13 @@ def serve(settings: Settings, database_url: str, port: int | None = None, *, fd:
     server = make_server(settings, database_url, port)
     # uvicorn's own `fd` takes every socket for a local one, without TCP_NODELAY: an answer's second part then waits up
     # to 40 ms for the client's word that it has the first.
-    sockets = None if fd is None else [socket.socket(fileno=fd)]
+    listening = server.config.bind_socket() if fd is None else socket.socket(fileno=fd)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNTAKEN_MILLISECONDS)
     # uvicorn raises a signal again once it has stopped for it; by then SIGTERM and Ctrl-C have done their work.
     signal.signal(signal.SIGTERM, lambda *_: None)
     relax_collector()
     with contextlib.suppress(KeyboardInterrupt):
-        server.run(sockets)
+        server.run([listening])
     if not server.started:
         raise SystemExit(3)

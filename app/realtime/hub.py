@@ -66,6 +66,11 @@ class Hub:
         """How many there are now."""
         return len(self._rounds)
 
+    @property
+    def slow(self) -> int:
+        """How many were let go as their clients took too little."""
+        return self._rounds.slow
+
     async def start(self) -> None:
         """Begin to listen and to feed."""
         listening = listen(self._conninfo, [self._events, self._partials], self._heard)
