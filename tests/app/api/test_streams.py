@@ -200,7 +200,7 @@ def test_a_client_that_never_reads_is_let_go_and_costs_a_bounded_buffer(
     with api_thread(database_url) as url, client_for(url, acme_key) as client:
         host, port = url.removeprefix("http://").split(":")
         deaf = socket.create_connection((host, int(port)))
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         deaf.sendall(
             f"GET /v1/sessions/case-7/events HTTP/1.1\r\nHost: {host}\r\nAccept: text/event-stream\r\n"
             f"Authorization: Bearer {acme_key}\r\n\r\n".encode()
@@ -241,7 +241,7 @@ def test_a_client_that_reads_a_little_at_a_time_misses_nothing(
     host, port = acme.base_url.host, acme.base_url.port
     assert port is not None
     with socket.create_connection((host, port)) as slow:
-        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         slow.settimeout(PATIENCE)
         slow.sendall(
             f"GET /v1/sessions/case-7/events HTTP/1.1\r\nHost: {host}\r\nAccept: text/event-stream\r\n"
