@@ -61,7 +61,8 @@ class Rest:
 
     async def begin(self) -> None:
         """Before durable work: until its `done`, the run does not rest. Not called, if this raises."""
-        await self._may_go_on()
+        if self._decision is not None or self._holder.stop is not None:
+            await self._may_go_on()
         self._under_way += 1
 
     def done(self) -> None:

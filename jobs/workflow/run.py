@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import typing
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from hashlib import blake2b
@@ -16,7 +15,7 @@ from howdah.jobs.api.executor import ApiResponse
 from howdah.jobs.errors import ChildrenFailedError, SignalTimeoutError
 from howdah.jobs.workflow import api_step, children, session_events
 from howdah.jobs.workflow.engine import Engine
-from howdah.jobs.workflow.history import History, current_step, inside, passed, place
+from howdah.jobs.workflow.history import History, Inside, current_step, passed, place
 from howdah.jobs.workflow.past import Past
 from howdah.jobs.workflow.rest import Holder, Rest
 from howdah.jobs.workflow.session_events import SessionEvent
@@ -82,7 +81,7 @@ class Run:
         self._inbox = SignalInbox(claimed.id, past.signals, self._history, engine)
         self._rest = Rest(claimed.id, claimed.attempt, engine.writer, holder, self._inbox.refresh, engine.clock)
         self._steps = Steps(claimed, self._history, self._rest, engine)
-        self._events: Counter[str] = Counter()
+        self._events: dict[str, int] = {}
 
     @overload
     async def step(self, name: str, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
@@ -370,8 +369,8 @@ class Run:
         if known_by is None:
             # By what it says, not by its place: parallel branches may come in another order on the next attempt.
             said = f"{current_step()}/{type}/{blake2b(body.encode(), digest_size=12).hexdigest()}"
-            self._events[said] += 1
-            known_by = f"{said}#{self._events[said]}"
+            number = self._events[said] = self._events.get(said, 0) + 1
+            known_by = f"{said}#{number}"
         at = self._engine.clock.now()
         item = RunItem(self.id, self.attempt, "event", type, body, key=f"{self.id}/{known_by}", at=at)
         self.has_events = True
@@ -480,7 +479,7 @@ class Run:
                     return self._steps.item(step, after, encode(output, f"the output of step {step!r}"), started_at)
 
                 try:
-                    with inside(step):
+                    with Inside(step):
                         known, status = await once(self._engine.pool, self.id, self.attempt, step, item, write)
                 except Exception as error:
                     self._steps.failed(step, error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -31,17 +32,10 @@ class SignalInbox:
 
     def __init__(self, run_id: int, signals: Sequence[Signal], history: History, engine: Engine) -> None:
         self._run_id = run_id
-        self._signals = list(signals)
+        self._signals = signals
         self._pool = engine.pool
         self._clock = engine.clock
-        self._taken: set[tuple[str, int]] = set()
-        for step, output in history.outputs():
-            if output.startswith(('{"no"', '{"signal"')):
-                received = received_of(output)
-                # A wait is named for its signal: another step's output may only look like one.
-                name = step.partition("#")[0]
-                if received is not None and received.no is not None and received.signal == name:
-                    self._taken.add((received.signal, received.no))
+        self._history = history
 
     async def receive(self, name: str, choices: Sequence[str] | None, until: datetime | None, rest: Rest) -> Received:
         """The next one of this name, awaited; without a number, where none has come by `until`."""
@@ -69,6 +63,19 @@ class SignalInbox:
     def last(self, name: str) -> int:
         """Number of the latest one of this name that is here; 0: none is."""
         return max((signal.no for signal in self._signals if signal.name == name), default=0)
+
+    @cached_property
+    def _taken(self) -> set[tuple[str, int]]:
+        """Name and number of those that waits have had: in earlier attempts, to begin with. Most runs never ask."""
+        taken = set()
+        for step, output in self._history.outputs():
+            if output.startswith(('{"no"', '{"signal"')):
+                received = received_of(output)
+                # A wait is named for its signal: another step's output may only look like one.
+                name = step.partition("#")[0]
+                if received is not None and received.no is not None and received.signal == name:
+                    taken.add((received.signal, received.no))
+        return taken
 
     async def refresh(self) -> None:
         """Read again what has come."""

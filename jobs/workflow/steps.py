@@ -11,7 +11,7 @@ import msgspec
 from procrastinate.retry import RetryValue, get_retry_strategy
 
 from howdah.jobs.workflow.engine import Engine
-from howdah.jobs.workflow.history import History, inside, passed, place
+from howdah.jobs.workflow.history import History, Inside, passed, place
 from howdah.jobs.workflow.kept_failures import KeptFailures, rebuild
 from howdah.jobs.workflow.rest import Rest
 from howdah.jobs.workflow.step_function import call, output_decoder, retry_at
@@ -70,7 +70,7 @@ class Steps:
             try:
                 started_at = self._engine.clock.now()
                 try:
-                    with inside(step):
+                    with Inside(step):
                         output = await call(function, args, kwargs, self._engine.threads, timeout)
                 except Exception as error:
                     again = None

@@ -142,9 +142,9 @@ begin
             where i.kind = 'checkpoint'
             on conflict (run_id, step) do update
                 set repeats = c.repeats + (c.attempt <> excluded.attempt)::integer
-            returning c.run_id || '/' || c.step as written, c.repeats
+            returning c.run_id, c.step, c.repeats
         )
-        select coalesce(array_agg(w.written), '{}') into v_repeated from written as w where w.repeats > 0;
+        select coalesce(array_agg(w.run_id || '/' || w.step), '{}') into v_repeated from written as w where w.repeats > 0;
     end if;
 
     if v_events then
@@ -214,7 +214,7 @@ begin
 
     return query
     select i.ord,
-           case when i.kind = 'checkpoint' and i.run_id || '/' || i.name = any (v_repeated) then 'repeated'
+           case when v_repeated <> '{}' and i.kind = 'checkpoint' and i.run_id || '/' || i.name = any (v_repeated) then 'repeated'
                 when i.kind = 'outcome' and i.name = 'wait' and i.run_id = any (v_cancelled) then 'cancelled'
                 when i.kind = 'outcome' and i.name = 'wait' and i.run_id = any (v_ready) then 'ready'
                 else i.status end

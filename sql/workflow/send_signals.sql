@@ -13,15 +13,18 @@ set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare
-    v_live bigint[];
+    v_live bigint[];  -- an item's run; null where it has none
     v_status text[];
 begin
     perform assert_read_committed();
-    select array_agg(l.id) into v_live
-    from (select r.id from run as r
-          where r.id = any (p_runs) and (p_tenant is null or r.tenant_id = p_tenant)
-          order by r.id
-          for no key update) as l;
+    -- Run by run, an item each: joined as sets afterwards, each item was compared with each run.
+    select array_agg(l.id order by i.ord) into v_live
+    from (select * from unnest(p_runs) with ordinality as i(run_id, ord) order by i.run_id) as i
+    left join lateral (
+        select r.id from run as r
+        where r.id = i.run_id and (p_tenant is null or r.tenant_id = p_tenant)
+        for no key update
+    ) as l on true;
 
     -- In a statement of its own: it sees what was sent before the locks were taken.
     with item as materialized (
@@ -39,8 +42,9 @@ begin
                (coalesce(s.name, first_value(i.name) over (partition by i.run_id, i.key order by i.ord)),
                 coalesce(s.payload, first_value(i.payload::jsonb) over (partition by i.run_id, i.key order by i.ord)))
                = (i.name, i.payload::jsonb) as same
-        from unnest(p_runs, p_names, p_payloads, p_keys) with ordinality as i(run_id, name, payload, key, ord)
-        left join run as r on r.id = i.run_id and r.id = any (v_live)
+        from unnest(p_runs, p_names, p_payloads, p_keys, v_live)
+            with ordinality as i(run_id, name, payload, key, live, ord)
+        left join run as r on r.id = i.live
         left join signal as s
             on s.run_id = i.run_id and s.key = i.key and (p_tenant is null or s.tenant_id = p_tenant)
     ),
@@ -65,7 +69,7 @@ begin
     into v_status
     from item as i;
 
-    perform wake_runs(waits_over(v_live));
+    perform wake_runs(waits_over(array(select distinct l from unnest(v_live) as l where l is not null)));
     return query
     select i.ord, i.run_id, i.status
     from unnest(p_runs, v_status) with ordinality as i(run_id, status, ord)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -372,3 +374,25 @@ async def test_a_worker_that_has_lost_its_heartbeat_stops_and_says_why(
     async with asyncio.timeout(20):
         with pytest.raises(TypeError, match="a defect in the heartbeat"):
             await Worker(app, conninfo, WorkerSettings(shutdown=0.1)).run()
+
+
+async def test_a_run_that_has_ended_leaves_nothing_for_the_collector(
+    app: App, work: Work, connection: Connection
+) -> None:
+    runs: list[weakref.ref[Run]] = []
+
+    @app.workflow(name="ends")
+    async def ends(run: Run, fails: bool) -> None:
+        runs.append(weakref.ref(run))
+        await run.step("step", asyncio.sleep, 0)
+        if fails:
+            raise ValueError("on purpose")
+
+    await enqueue(connection, task="ends", args='{"fails": false}')
+    await enqueue(connection, task="ends", args='{"fails": true}')
+    gc.disable()
+    try:
+        await work(app)
+        assert [run() for run in runs] == [None, None]
+    finally:
+        gc.enable()

@@ -272,6 +272,11 @@ async def test_waiting_runs_are_read_only_by_what_wakes_them(deep: Connection, p
     assert plans.rows_read("run_due_idx") <= 1
     assert await send_signals(deep, None, [NewSignal(run_id, "go") for run_id in some]) == ["sent"] * 5
     assert plans.rows_read("run_pkey") <= 10 * len(some)
+    many = await rows(deep, "select id from run where state = 'waiting' order by id limit 500")
+    plans.clear()
+    assert await send_signals(deep, None, [NewSignal(run_id, "go") for run_id in many]) == ["sent"] * 500
+    compared = re.findall(r"Rows Removed by Join Filter: (\d+)", plans.text())
+    assert sum(map(int, compared)) <= len(many), "each signal was compared with each run"
     plans.clear()
     await append_events(deep, [NewEvent("t1", "case-7", "answer", "{}")])
     assert plans.rows_read("run_listening_idx") <= 20

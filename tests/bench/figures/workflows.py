@@ -45,7 +45,8 @@ async def _row(connection: Connection, query: str, *parameters: Any) -> Any:
 
 
 async def _ended(connection: Connection, runs: int) -> None:
-    """Return when so many have succeeded.
+    """Return when so many have succeeded, and none is left. While one is, the look costs one row of it: to count the
+    ended each time took a fifth of the server.
 
     Raises
     ------
@@ -54,16 +55,18 @@ async def _ended(connection: Connection, runs: int) -> None:
     """
     async with asyncio.timeout(PATIENCE):
         while True:
-            done, bad = await _row(
-                connection,
-                "select count(*) filter (where state = 'succeeded'),"
-                " max(error::text) filter (where state <> 'succeeded') from howdah.run_history where queue = %s",
-                QUEUE,
-            )
-            if bad is not None:
-                raise RuntimeError(f"a run failed: {bad}")
-            if done >= runs:
-                return
+            (left,) = await _row(connection, "select (select id from run where queue = %s order by id limit 1)", QUEUE)
+            if left is None:
+                done, bad = await _row(
+                    connection,
+                    "select count(*) filter (where state = 'succeeded'),"
+                    " max(error::text) filter (where state <> 'succeeded') from howdah.run_history where queue = %s",
+                    QUEUE,
+                )
+                if bad is not None:
+                    raise RuntimeError(f"a run failed: {bad}")
+                if done >= runs:
+                    return
             await asyncio.sleep(LOOK_EVERY)
 
 
