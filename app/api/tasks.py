@@ -72,7 +72,12 @@ class TaskController(Controller):
         )
         async with resources.engine.connect() as connection:
             rows = (await connection.execute(query)).all()
-        return TaskList([Task(*row[:-1], msgspec.Raw(row.args_schema.encode())) for row in rows])
+        return TaskList(
+            [
+                Task(row.name, row.kind, row.queue, row.description, row.paused, msgspec.Raw(row.args_schema.encode()))
+                for row in rows
+            ]
+        )
 
     @post("/{name:str}/pause", status_code=200, guards=[require_admin])
     async def pause_task(self, name: TaskName, resources: NamedDependency[Resources]) -> TaskState:

@@ -16,12 +16,8 @@ from litestar.params import FromPath
 
 from howdah.app.api.problems import Refused
 
-MEDIA_TYPES = {
-    "html": "text/html; charset=utf-8",
-    "css": "text/css; charset=utf-8",
-    "js": "text/javascript; charset=utf-8",
-    "svg": "image/svg+xml",
-}
+# Litestar adds the charset to those of text.
+MEDIA_TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 # Scripts and styles are files of ours, requests go to this API, and no text ever becomes markup (trusted types).
 POLICY = "; ".join(
     (

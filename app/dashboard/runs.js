@@ -44,7 +44,7 @@ export class RunList {
   #row(run) {
     const link = el("a", { href: `#/runs/${run.id}`, "data-id": run.id });
     link.append(
-      el("span", { class: "row-title" }, run.task),
+      el("span", { class: run.parent ? "row-title child" : "row-title" }, run.task),
       stateMark(run.state),
       el("time", { datetime: run.created_at, title: fullTime(run.created_at) }, clock(run.created_at)),
       el("span", { class: "row-age" }),

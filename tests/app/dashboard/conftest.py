@@ -153,8 +153,6 @@ def worker(database_url: str, acme: httpx.Client, tmp_path: Path) -> Iterator[Pr
 def append(db: psycopg.Connection, session: str, count: int, first: int = 1) -> None:
     """Append events of type `count.up` to a session of acme, their data {"n": number}."""
     db.execute("select create_session('acme', %s)", [session])
-    db.execute(
-        "select append_event('acme', %s, 'count.up', format('{\"n\": %%s}', n)::jsonb)"
-        " from generate_series(%s::integer, %s::integer) as n",
-        [session, first, first + count - 1],
-    )
+    data = [f'{{"n": {number}}}' for number in range(first, first + count)]
+    columns = [["acme"] * count, [session] * count, ["count.up"] * count, data]
+    db.execute("select from append_events(%s, %s, %s, %s)", columns)
