@@ -21,6 +21,7 @@ export class EventList {
   #first = 1; // number of the earliest event that was read
   #away = false; // looking at earlier ones: new ones are counted, not shown
   #unseen = 0;
+  #follows = true; // the newest is in sight
 
   constructor(api, session, { run = null, heard = () => {}, ended = () => {} }) {
     Object.assign(this, { api, session, run, heard, ended });
@@ -33,7 +34,9 @@ export class EventList {
     this.box = el("div", { class: "scroll", tabindex: "0", "aria-label": "Events" }, this.top, this.rows, this.foot);
     this.jump = el("button", { class: "jump", hidden: true, onclick: () => this.#toNewest() });
     this.node = el("div", { class: "event-list" }, this.box, this.jump);
-    this.box.addEventListener("scroll", () => this.#atBottom() && !this.#away && this.#tellUnseen(0), { passive: true });
+    this.box.addEventListener("scroll", () => this.#scrolled(), { passive: true });
+    // Turning a phone around leaves who was at the newest there.
+    new ResizeObserver(() => this.#follows && this.#scrollDown()).observe(this.box);
     this.#begin();
   }
 
@@ -151,6 +154,11 @@ export class EventList {
     this.#unseen = count;
     this.jump.hidden = count === 0 && !this.#away;
     say(this.jump, count > 0 ? `↓ ${count.toLocaleString("en")} new` : "↓ to the newest");
+  }
+
+  #scrolled() {
+    this.#follows = this.#atBottom() && !this.#away;
+    if (this.#follows) this.#tellUnseen(0);
   }
 
   #atBottom() {

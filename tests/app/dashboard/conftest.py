@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -96,7 +97,7 @@ class Page:
             except Exception as error:  # the element is not there yet, or was replaced meanwhile
                 problem = error
             time.sleep(0.05)
-        raise AssertionError(f"{why or problem or 'it did not come'}; shown: {self.text('body')[:3000]}")
+        raise AssertionError(f"{why or problem or 'it did not come'}; shown: {self.text('main')[:3000]}")
 
     def shows(self, css: str, words: str) -> None:
         """Wait until an element says these words."""
@@ -113,9 +114,9 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrom
     options = webdriver.ChromeOptions()
     for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}", "--window-size=1280,900"):
         options.add_argument(flag)
-    options.binary_location = "/usr/bin/chromium"
+    options.binary_location = shutil.which("chromium") or ""
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options, Service("/usr/bin/chromedriver"))
+    browser = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
     yield browser
     browser.quit()
 
