@@ -73,6 +73,7 @@ def _show(console: Console, settings: Settings, database: Database, base_url: st
     header = f"-H 'Authorization: Bearer {key}'"
     cell = settings.cell
     lines = (
+        ("page", f"{base_url}/  (start runs and watch them; sign in with the key)"),
         ("API", f"{base_url}  (documentation: {base_url}/schema)"),
         ("key", key),
         ("send a file", f"curl -s {header} --data-binary @README.md '{base_url}/v1/files?filename=README.md'"),

@@ -31,6 +31,7 @@ from howdah.app.api.tenants import TenantController
 from howdah.app.api.workers import WorkerController
 from howdah.app.api.workflows import WorkflowController
 from howdah.app.composition import open_resources
+from howdah.app.dashboard.page import read_page, read_page_file
 from howdah.app.settings import Settings
 
 CONTROLLERS = (
@@ -68,7 +69,7 @@ def create_app(settings: Settings, database_url: str) -> Litestar:
 
     keyed = Router("/", route_handlers=CONTROLLERS, guards=[require_key])
     app = Litestar(
-        [keyed, check_live, check_readiness, read_metrics, read_asset],
+        [keyed, check_live, check_readiness, read_metrics, read_asset, read_page, read_page_file],
         lifespan=[opened],
         state=State({"metrics": metrics}),
         dependencies={

@@ -37,7 +37,7 @@ TAGS = {
     "files": "What clients hand in for a run, and what runs hand back.",
     "models": "What can be chosen from, in OpenAI's shape.",
     "queues": "How much waits and runs, and what may.",
-    "tasks": "Pause and resume; for administrators.",
+    "tasks": "What workers have registered; pause and resume, for administrators.",
     "tenants": "Customers and their keys; for administrators.",
     "workers": "Workers in any language: register, claim, keep steps, finish; for administrators.",
     "health": "Whether this process lives and can serve.",

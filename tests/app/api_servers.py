@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -48,11 +49,13 @@ class ApiProcess:
 
 
 @contextmanager
-def api_process(database_url: str) -> Iterator[ApiProcess]:
-    """An API process on a port of its own."""
-    with _listening() as listener:
+def api_process(database_url: str, port: int = 0, environment: dict[str, str] | None = None) -> Iterator[ApiProcess]:
+    """An API process on a port of its own, or on the one of a process that is gone; `environment`: its settings."""
+    with _listening(port) as listener:
         process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, database_url, str(listener.fileno())], pass_fds=[listener.fileno()]
+            [sys.executable, "-c", _PROGRAM, database_url, str(listener.fileno())],
+            pass_fds=[listener.fileno()],
+            env={**os.environ, **(environment or {})},
         )
         url = _url(listener)
     # Only the process holds the socket now: when it dies, connections are refused.
@@ -87,9 +90,11 @@ def client_for(url: str, key: str | None, tenant: str | None = None) -> httpx.Cl
     return httpx.Client(base_url=url, headers=headers, timeout=PATIENCE)
 
 
-def _listening() -> socket.socket:
+def _listening(port: int = 0) -> socket.socket:
     listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+    # A port of which connections were just cut off can be had again.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
     listener.listen(100)
     return listener
 

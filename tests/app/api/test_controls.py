@@ -95,3 +95,25 @@ async def test_controls_are_for_administrators(api: httpx.AsyncClient, task: str
     as_problem(await api.patch("/v1/queues/mail", json={"paused": True}), 403, "admin-only")
     as_problem(await api.patch("/v1/tenants/acme", json={"weight": 9}), 403, "admin-only")
     as_problem(await api.post(f"/v1/tasks/{task}/pause"), 403, "admin-only")
+
+
+async def test_what_workers_have_registered_is_told_to_any_tenant(
+    api: httpx.AsyncClient, task: str, db: psycopg.Connection
+) -> None:
+    db.execute(
+        "select register_tasks(array['mail.sort@2'], array['workflow'], array['sorting'],"
+        """ array['{"required": ["box"]}'], array['Sort a box.'])"""
+    )
+    db.execute("select pause_task(name) from unnest(array['invoice.void', 'mail.sort@2']) as name")
+    listed = {item["task"]: item for item in (await api.get("/v1/tasks")).json()["items"]}
+    assert sorted(listed) == list(listed) == ["invoice.send", "invoice.void", "mail.sort", "mail.sort@2"]
+    assert listed[task]["queue"] == "mail"
+    assert listed[task]["args_schema"]["required"] == ["id"]
+    assert (listed[task]["paused"], listed["invoice.void"]["paused"]) == (False, True)
+    newest = {
+        "kind": "workflow",
+        "queue": "sorting",
+        "description": "Sort a box.",
+        "args_schema": {"required": ["box"]},
+    }
+    assert listed["mail.sort"] == {**newest, "task": "mail.sort", "paused": True}
