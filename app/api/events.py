@@ -25,6 +25,7 @@ from howdah.sql.errors import HowdahError, SessionClosed, UnknownSession
 from howdah.sql.json_values import checked
 from howdah.sql.stream.calls import Appended, Event, NewEvent
 from howdah.sql.tables import event
+from howdah.sql.tables import session as session_table
 
 # One transaction's worth; a client with more sends several.
 MAX_BATCH = 500
@@ -81,13 +82,25 @@ class AppendResults(msgspec.Struct):
     items: list[AppendResult]
 
 
+class Gap(msgspec.Struct, rename={"first": "from", "last": "to"}):
+    """Numbers of events that were asked for and are kept no longer."""
+
+    first: int
+    last: int
+
+
 class EventPage(msgspec.Struct):
-    """Events in order. `next` is the `after` of the next page; at the end of an open session, ask again with it."""
+    """Events in order. `next` is the `after` of the next page; at the end of an open session, ask again with it.
+
+    `first_seq` is the oldest event that is kept; a page asked for from before it has the `gap`.
+    """
 
     events: list[CloudEvent]
     next: int
+    first_seq: int
     last_seq: int
     closed: bool
+    gap: Gap | msgspec.UnsetType = msgspec.UNSET
 
 
 _READ_RESPONSES = {
@@ -224,10 +237,19 @@ async def _page(
 ) -> Response[EventPage]:
     # The session first: its last number then bounds the page, so that nothing is passed over that comes meanwhile.
     session = await read_session(resources, tenant_id, session_id)
-    c = event.c
+    c, s = event.c, session_table.c
+    of_session = s.tenant_id == tenant_id, s.id == session_id
     query = (
         select(c.seq, c.type, cast(c.data, Text), c.run_id, c.created_at)
-        .where(c.tenant_id == tenant_id, c.session_id == session_id, c.seq > after, c.seq <= session.last_seq)
+        .where(
+            c.tenant_id == tenant_id,
+            c.session_id == session_id,
+            c.seq > max(after, session.first_seq - 1),
+            c.seq <= session.last_seq,
+            # The days that it can be in.
+            c.created_at >= select(s.first_at).where(*of_session).scalar_subquery(),
+            c.created_at <= select(s.last_at).where(*of_session).scalar_subquery(),
+        )
         .order_by(c.seq)
         .limit(limit)
     )
@@ -239,8 +261,10 @@ async def _page(
         EventPage(
             [cloud_event(tenant_id, session_id, each) for each in found],
             next=found[-1].seq if len(found) == limit else max(after, session.last_seq),
+            first_seq=session.first_seq,
             last_seq=session.last_seq,
             closed=session.state == "closed",
+            gap=Gap(after + 1, session.first_seq - 1) if after < session.first_seq - 1 else msgspec.UNSET,
         ),
         headers={"Vary": "Accept"},
     )

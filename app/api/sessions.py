@@ -44,12 +44,16 @@ class NewSession(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Session(msgspec.Struct):
-    """A session as it stands; `last_seq` is the number of its last event, 0 before the first."""
+    """A session as it stands; `last_seq` is the number of its last event, 0 before the first.
+
+    `first_seq` is the oldest event that is kept, last_seq + 1 if none is.
+    """
 
     id: str
     tenant: str
     state: Literal["open", "closed"]
     last_seq: int
+    first_seq: int
     created_at: datetime
     closed_at: datetime | None
 
@@ -143,7 +147,7 @@ async def read_session(resources: Resources, tenant_id: str, session_id: str) ->
         row = (await reading.execute(query)).one_or_none()
     found = None if row is None else _session(row)
     if found is None and of_run is not None:
-        found = Session(session_id, tenant_id, "open", 0, of_run.created_at, None)
+        found = Session(session_id, tenant_id, "open", 0, 1, of_run.created_at, None)
     if found is None:
         raise UnknownSession(f"session {session_id!r} is unknown: open it first, by POST /v1/sessions")
     if of_run is not None and of_run.state in FINAL_STATES and found.state == "open":
@@ -162,4 +166,4 @@ async def _owner(resources: Resources, tenant_id: str, session_id: str) -> Run |
 
 
 def _session(row: Row[Any]) -> Session:
-    return Session(row.id, row.tenant_id, row.state, row.last_seq, row.created_at, row.closed_at)
+    return Session(row.id, row.tenant_id, row.state, row.last_seq, row.first_seq, row.created_at, row.closed_at)

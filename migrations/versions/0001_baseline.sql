@@ -2,15 +2,18 @@ create extension if not exists vector with schema public;
 create schema the_cell_ops;
 set local check_function_bodies = off;
 set local search_path = the_cell, public;
--- weight: its share of each queue beside the other tenants' shares.
+-- weight: its share of each queue beside the other tenants' shares. event_days: for how many days its events are kept; null:
+-- as long as the installation keeps them.
 create table tenant (
     id text not null,
     name text not null,
     weight double precision not null default 1,
     paused boolean not null default false,
+    event_days integer,
     created_at timestamptz not null default now(),
     constraint tenant_pkey primary key (id),
     constraint tenant_weight_check check (weight between 0.001 and 1000),
+    constraint tenant_event_days_check check (event_days between 1 and 36500),
     constraint tenant_id_check check (id ~ '^[a-z0-9][a-z0-9-]{0,62}$')
 );
 -- Stock procrastinate clients know no tenants: what they send belongs to this one.
@@ -966,12 +969,15 @@ begin
 end
 $$;
 
--- Drops one day of history, of checkpoints or of signals that is older than p_keep: call it until it answers nothing. One a call,
--- because a drop locks the whole table until its transaction ends.
+-- Drops one day of history, of checkpoints, of signals or of events that is older than it is kept: call it until it answers
+-- nothing. One a call, because a drop locks the whole table until its transaction ends.
+--   p_keep   for how long history is kept; null: for ever
 --   dropped  false: somebody reads or writes the table right now. It waits a fifth of a second at most, because
 --            everybody else would wait behind it; the day stays for the next time.
 -- A day of checkpoints or signals goes once no run that was enqueued on it is live, or in history: such a run may be requeued, and
 -- goes on from its last finished step. Today stays, whatever p_keep is.
+-- A day of events goes once no session keeps anything of it (cut_sessions), but neither today nor yesterday, which somebody
+-- may just be writing to.
 create function drop_partitions(p_keep interval) returns table (partition text, dropped boolean)
 language plpgsql
 set enable_hashjoin = off
@@ -980,7 +986,7 @@ set enable_seqscan = off
 set lock_timeout = '200ms'
 as $$
 declare
-    v_before date := least(engine_now() - p_keep, engine_now()) at time zone 'utc';
+    v_before date := case when p_keep is not null then least(engine_now() - p_keep, engine_now()) at time zone 'utc' end;
 begin
     if not pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.partitions', 0)) then
         return;
@@ -988,18 +994,25 @@ begin
     select d.name into partition
     from (
         select c.relname as name, i.inhparent = 'run_history'::regclass as is_history,
+               i.inhparent = 'event'::regclass as is_events,
                case when c.relname ~ '_\d{8}$' then right(c.relname, 8)::date end as day
         from pg_inherits as i
         join pg_class as c on c.oid = i.inhrelid
-        where i.inhparent in ('run_history'::regclass, 'checkpoint'::regclass, 'signal'::regclass)
+        where i.inhparent in ('run_history'::regclass, 'checkpoint'::regclass, 'signal'::regclass, 'event'::regclass)
     ) as d
-    where d.day < v_before
-      and (d.is_history
-           or (not exists (select from run as r where r.id >= first_run_id(d.day) and r.id < first_run_id(d.day + 1))
+    where case when d.is_events then d.day < (engine_now() at time zone 'utc')::date - 1 else d.day < v_before end
+      and case
+          when d.is_history then true
+          when d.is_events then not exists (
+              select from tenant as t
+              where exists (select from session as s
+                            where s.tenant_id = t.id and s.first_at < (d.day + 1)::timestamp at time zone 'utc'))
+          else not exists (select from run as r where r.id >= first_run_id(d.day) and r.id < first_run_id(d.day + 1))
                and not exists (select from run_history as h
                                where h.id >= first_run_id(d.day) and h.id < first_run_id(d.day + 1)
-                                 and h.finished_at >= d.day::timestamp at time zone 'utc')))
-    order by d.day, not d.is_history
+                                 and h.finished_at >= d.day::timestamp at time zone 'utc')
+          end
+    order by d.day, not d.is_history, d.name
     limit 1;
     if partition is not null then
         begin
@@ -2172,7 +2185,7 @@ begin
 end
 $$;
 
--- Makes the day partitions of history, checkpoints and signals from today to p_days ahead. Called by maintenance, any number
+-- Makes the day partitions of history, checkpoints, signals and events from today to p_days ahead. Called by maintenance, any number
 -- of times. A partition is built apart and attached: that leaves the parent alone, but locks the default partition, so a
 -- day that cannot have it within a fifth of a second is left for the next call. Longer, and whoever comes after would
 -- wait too, behind a dump say.
@@ -2200,7 +2213,8 @@ begin
         for v_parent, v_from, v_to in values
             ('run_history', (v_day::timestamp at time zone 'utc')::text, (v_next::timestamp at time zone 'utc')::text),
             ('checkpoint', first_run_id(v_day)::text, first_run_id(v_next)::text),
-            ('signal', first_run_id(v_day)::text, first_run_id(v_next)::text)
+            ('signal', first_run_id(v_day)::text, first_run_id(v_next)::text),
+            ('event', (v_day::timestamp at time zone 'utc')::text, (v_next::timestamp at time zone 'utc')::text)
         loop
             v_name := v_parent || to_char(v_day, '_YYYYMMDD');
             continue when to_regclass(v_name) is not null;
@@ -3544,7 +3558,7 @@ $$;
 --   p_bodies    JSON as text
 --   p_keys      the step that a step came after, see checkpoint.after | an event's producer key: a repeat changes nothing | a retry's change, as JSON text: {"priority", "queue"}, both
 --               optional; the run keeps it
---   p_times     when a step started | when an event happened | when the run is due again
+--   p_times     when a step started | when the run is due again
 -- status, an item:
 --   ok        it is on disk (also when an earlier, interrupted flush of the same attempt had put it there)
 --   stale     the attempt is over: another one has the run, or it has ended. Nothing was written.
@@ -3684,9 +3698,9 @@ begin
     if v_events then
         perform append_run_events(
             array_agg(i.run_id order by i.ord), array_agg(i.name order by i.ord), array_agg(i.body order by i.ord),
-            array_agg(i.key order by i.ord), array_agg(coalesce(i.at, v_now) order by i.ord), p_notify)
-        from unnest(v_live, p_kinds, p_names, p_bodies, p_keys, p_times)
-            with ordinality as i(run_id, kind, name, body, key, at, ord)
+            array_agg(i.key order by i.ord), p_notify)
+        from unnest(v_live, p_kinds, p_names, p_bodies, p_keys)
+            with ordinality as i(run_id, kind, name, body, key, ord)
         where i.kind = 'event' and i.run_id is not null;
     end if;
 
@@ -4132,11 +4146,8 @@ as $$
                           where s.run_id = r.id and s.name = a ->> 'signal' and s.no > (a ->> 'after')::integer)
                    or a ? 'children' and not exists (
                           select from run as c where c.parent_id = r.id and c.parent_step = a ->> 'children')
-                   or a ? 'events' and exists (
-                          select from event as e
-                          where e.tenant_id = r.tenant_id and e.session_id = r.session_id
-                            and e.seq > (a ->> 'events')::bigint and e.run_id is distinct from r.id
-                            and (coalesce(a -> 'types', 'null') = 'null' or a -> 'types' ? e.type))))
+                   or a ? 'events'
+                      and has_event(r.tenant_id, r.session_id, (a ->> 'events')::bigint, a -> 'types', r.id)))
 $$;
 
 -- Wakes the runs that wait for events of these sessions, whose locks the caller holds.
@@ -4204,11 +4215,18 @@ $$;
 
 -- An ordered stream within a tenant. Its row is the counter of its events, so that numbers have no gaps:
 -- a number is allotted under this row's lock, in the transaction that writes the event.
+--   first_seq  the oldest event that is kept; last_seq + 1: none is. What is below is cut: rows of it that are still there are
+--              read by nobody
+--   first_at   no event of it that has a row is older, nor is its end: what cut_sessions looks for. infinity: nothing to cut
+--   last_at    the time of its last event, or when it was opened: the next event is not older
 create table session (
     tenant_id text not null,
     id text not null,
     state text not null default 'open',
     last_seq bigint not null default 0,
+    first_seq bigint not null default 1,
+    first_at timestamptz not null default now(),
+    last_at timestamptz not null default now(),
     created_at timestamptz not null default now(),
     closed_at timestamptz,
     constraint session_pkey primary key (tenant_id, id),
@@ -4216,7 +4234,12 @@ create table session (
     constraint session_id_check check (id ~ '^([A-Za-z0-9][A-Za-z0-9._-]{0,127}|run:[0-9]+)$'),
     constraint session_state_check check (state in ('open', 'closed'))
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 500);
+-- Appending changes nothing in it.
+create index session_first_idx on session (tenant_id, first_at);
 
+-- Partitioned by the day of created_at, which never goes back within a session: who knows when the last event was that he
+-- has seen reads no day before. Numbers and keys are unique because both are allotted under the session's lock: an index
+-- that said so would need the day as well.
 create table event (
     tenant_id text not null,
     session_id text not null,
@@ -4226,10 +4249,12 @@ create table event (
     key text,
     run_id bigint,
     created_at timestamptz not null,
-    constraint event_pkey primary key (tenant_id, session_id, seq),
+    constraint event_pkey primary key (tenant_id, session_id, seq, created_at),
     constraint event_type_check check (length(type) between 1 and 200)
-);
-create unique index event_key_idx on event (tenant_id, session_id, key) where key is not null;
+) partition by range (created_at);
+create index event_key_idx on event (tenant_id, session_id, key) where key is not null;
+-- An event must never be refused for want of a partition.
+create table event_default partition of event default;
 
 -- One event, for psql and for other languages; it waits for the session and raises what is wrong.
 -- select * from append_event('acme', 'case-7', 'note.added', '{"text": "called back"}');
@@ -4279,7 +4304,6 @@ set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare
-    v_now timestamptz := engine_now();
     v_status text[];
     v_open text[];
     v_closed text[];
@@ -4322,8 +4346,7 @@ begin
         select n.* from number_events(
             array(select p_tenants[o] from unnest(v_ords) as o), array(select p_sessions[o] from unnest(v_ords) as o),
             array(select p_types[o] from unnest(v_ords) as o), array(select p_data[o] from unnest(v_ords) as o),
-            array(select p_keys[o] from unnest(v_ords) as o), array(select null::bigint from unnest(v_ords)),
-            array(select v_now from unnest(v_ords))) as n
+            array(select p_keys[o] from unnest(v_ords) as o), array(select null::bigint from unnest(v_ords))) as n
     )
     select i.ord, n.seq, case when i.status = 'created' and not n.created then 'existing' else i.status end
     from unnest(v_status) with ordinality as i(status, ord)
@@ -4340,7 +4363,7 @@ $$;
 -- Events written by runs, in the same transaction as their checkpoints. The caller holds the sessions' locks.
 -- A run may write to a session that was closed meanwhile: its history must not lose what happened.
 create function append_run_events(
-    p_runs bigint[], p_types text[], p_data text[], p_keys text[], p_times timestamptz[], p_notify boolean
+    p_runs bigint[], p_types text[], p_data text[], p_keys text[], p_notify boolean
 ) returns void
 language plpgsql
 as $$
@@ -4355,7 +4378,7 @@ begin
     into v_tenants, v_sessions
     from unnest(p_runs) with ordinality as i(run_id, ord)
     join run as r on r.id = i.run_id;
-    perform number_events(v_tenants, v_sessions, p_types, p_data, p_keys, p_runs, p_times);
+    perform number_events(v_tenants, v_sessions, p_types, p_data, p_keys, p_runs);
     if p_notify then
         perform notify_sessions(v_tenants, v_sessions);
     end if;
@@ -4371,7 +4394,9 @@ as $$
 declare
     v_last bigint;
 begin
-    update session as s set state = 'closed', closed_at = coalesce(s.closed_at, engine_now())
+    update session as s
+    set state = 'closed', closed_at = coalesce(s.closed_at, engine_now()),
+        first_at = least(s.first_at, s.closed_at, engine_now())
     where s.tenant_id = p_tenant and s.id = p_session
     returning s.last_seq into v_last;
     if v_last is null then
@@ -4392,8 +4417,135 @@ begin
     if not exists (select from tenant where id = p_tenant) then
         raise exception 'tenant % is unknown', quote_literal(p_tenant) using errcode = 'HW009';
     end if;
-    insert into session (tenant_id, id, created_at) values (p_tenant, p_session, engine_now()) on conflict do nothing;
+    insert into session (tenant_id, id, first_at, last_at, created_at)
+    values (p_tenant, p_session, engine_now(), engine_now(), engine_now())
+    on conflict do nothing;
     return query select found;
+end
+$$;
+
+-- Cuts off events older than their tenant keeps them: whole days, by tenant.event_days or else by p_days (null: for ever).
+-- p_limit sessions, and p_limit rows, at most: call it until it answers 0. A session that somebody writes to is left for
+-- the next time.
+-- The cut is session.first_seq, and readers see it at once. The rows go with their day's partition, see drop_partitions, once
+-- no session keeps anything of it; one by one where another tenant keeps that day for longer, or where it has no partition.
+-- A session that is closed, or a run's own whose run is over, goes once all of it is older.
+create function cut_sessions(p_days integer, p_limit integer default 1000) returns table (done integer)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+    v_today timestamptz := date_trunc('day', engine_now(), 'utc');
+    v_longest integer;
+    v_tenants text[];
+    v_sessions text[];
+    v_befores timestamptz[];
+    v_by_row boolean[];
+    v_next_at timestamptz[];
+    v_rows integer;
+begin
+    perform assert_read_committed();
+    select case when p_days is not null then greatest(p_days, max(t.event_days)) end into v_longest from tenant as t;
+
+    select array_agg(l.tenant_id), array_agg(l.id), array_agg(l.before), array_agg(l.by_row)
+    into v_tenants, v_sessions, v_befores, v_by_row
+    from (
+        select s.tenant_id, s.id, a.before, a.days is distinct from v_longest as by_row
+        from tenant as t
+        cross join lateral (
+            select coalesce(t.event_days, p_days) as days,
+                   v_today - make_interval(days => coalesce(t.event_days, p_days)) as before
+        ) as a
+        cross join lateral (
+            select o.tenant_id, o.id from session as o
+            where o.tenant_id = t.id and o.first_at < a.before
+            order by o.first_at
+            limit p_limit
+            for no key update skip locked
+        ) as s
+        limit p_limit
+    ) as l;
+    if v_tenants is null then
+        return query select 0;
+        return;
+    end if;
+
+    with kept as materialized (
+        select i.ord, s.tenant_id, s.id, s.state, s.closed_at, i.before, k.seq, k.created_at
+        from unnest(v_tenants, v_sessions, v_befores) with ordinality as i(tenant, session, before, ord)
+        join session as s on s.tenant_id = i.tenant and s.id = i.session
+        left join lateral (
+            select e.seq, e.created_at from event as e
+            where e.tenant_id = i.tenant and e.session_id = i.session and e.seq >= s.first_seq
+              and e.created_at >= i.before and e.created_at <= s.last_at
+            order by e.seq
+            limit 1
+        ) as k on true
+    ),
+    cut as (
+        update session as s set first_seq = coalesce(k.seq, s.last_seq + 1)
+        from kept as k
+        where s.tenant_id = k.tenant_id and s.id = k.id
+    )
+    -- When to look at it again, its rows gone: null is never more, for it goes as well.
+    select array_agg(case when k.created_at is not null then k.created_at
+                          when k.state = 'closed' then nullif(greatest(k.closed_at, k.before), k.before)
+                          when k.id !~ '^run:' then 'infinity'
+                          when exists (select from run as r where r.id = substr(k.id, 5)::bigint) then k.before
+                          end order by k.ord)
+    into v_next_at
+    from kept as k;
+
+    with cut as materialized (
+        select d.tenant_id, d.session_id, d.seq, d.created_at
+        from unnest(v_tenants, v_sessions, v_befores, v_by_row) as i(tenant, session, before, by_row)
+        join session as s on s.tenant_id = i.tenant and s.id = i.session
+        cross join lateral (
+            select e.tenant_id, e.session_id, e.seq, e.created_at from event as e
+            where i.by_row and e.tenant_id = i.tenant and e.session_id = i.session and e.seq < s.first_seq
+              and e.created_at >= s.first_at and e.created_at < i.before
+            union all
+            select e.tenant_id, e.session_id, e.seq, e.created_at from event_default as e
+            where not i.by_row and e.tenant_id = i.tenant and e.session_id = i.session and e.seq < s.first_seq
+            limit p_limit
+        ) as d
+        limit p_limit
+    )
+    delete from event as e using cut as c
+    where e.tenant_id = c.tenant_id and e.session_id = c.session_id and e.seq = c.seq and e.created_at = c.created_at;
+    get diagnostics v_rows = row_count;
+
+    -- Not all: the rest is found again from where it is.
+    if v_rows < p_limit then
+        delete from session as s
+        using unnest(v_tenants, v_sessions, v_next_at) as i(tenant, session, at)
+        where s.tenant_id = i.tenant and s.id = i.session and i.at is null;
+        update session as s set first_at = i.at
+        from unnest(v_tenants, v_sessions, v_next_at) as i(tenant, session, at)
+        where s.tenant_id = i.tenant and s.id = i.session and i.at is not null;
+    end if;
+    return query select cardinality(v_tenants);
+end
+$$;
+
+-- Whether a session has an event after number p_after that is not of run p_but; p_types, a JSON array: of one of these types.
+create function has_event(p_tenant text, p_session text, p_after bigint, p_types jsonb, p_but bigint) returns boolean
+language plpgsql stable
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+    v_session session;
+begin
+    select * into v_session from session as s where s.tenant_id = p_tenant and s.id = p_session and s.last_seq > p_after;
+    return found and exists (
+        select from event as e
+        where e.tenant_id = p_tenant and e.session_id = p_session and e.seq > greatest(p_after, v_session.first_seq - 1)
+          and e.created_at between v_session.first_at and v_session.last_at
+          and e.run_id is distinct from p_but and (coalesce(p_types, 'null') = 'null' or p_types ? e.type));
 end
 $$;
 
@@ -4410,6 +4562,7 @@ declare
     v_tenants text[];
     v_sessions text[];
     v_held text[];
+    v_now timestamptz := engine_now();
 begin
     select array_agg(w.tenant_id order by w.tenant_id, w.session_id), array_agg(w.session_id order by w.tenant_id, w.session_id)
     into v_tenants, v_sessions
@@ -4417,8 +4570,8 @@ begin
           from unnest(p_runs) as i(id)
           join run as r on r.id = i.id) as w;
 
-    insert into session (tenant_id, id, created_at)
-    select w.tenant_id, w.session_id, engine_now()
+    insert into session (tenant_id, id, first_at, last_at, created_at)
+    select w.tenant_id, w.session_id, v_now, v_now, v_now
     from unnest(v_tenants, v_sessions) with ordinality as w(tenant_id, session_id, ord)
     where not exists (select from session as s where s.tenant_id = w.tenant_id and s.id = w.session_id)
     order by w.ord
@@ -4453,29 +4606,50 @@ $$;
 
 -- Writes events under numbers 1, 2, 3 … of their session. The caller holds the sessions' row locks.
 -- Runs that wait for events of these sessions are woken.
--- An event whose key its session has seen, or that stands twice in the batch, is not written again.
+-- An event whose key its session has seen, or that stands twice in the batch, is not written again. A key is looked for
+-- where it can be: since the session's oldest event; if it is a run's own, which begins with the run's id, since the run is there.
+-- Time does not go back within a session, nor before a run that writes to it.
 -- Answers a row an event: its number, and whether it is new.
 create function number_events(
-    p_tenants text[], p_sessions text[], p_types text[], p_data text[], p_keys text[], p_runs bigint[],
-    p_times timestamptz[]
+    p_tenants text[], p_sessions text[], p_types text[], p_data text[], p_keys text[], p_runs bigint[]
 ) returns table (ord bigint, seq bigint, created boolean)
 language plpgsql
 set enable_hashjoin = off
 set enable_mergejoin = off
+set enable_seqscan = off
+-- Planned anew for each batch, the many partitions would cost more than the work.
+set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
+declare
+    v_now timestamptz := engine_now();
+    v_since timestamptz[];
+    v_from timestamptz;
+    v_to timestamptz;
 begin
+    select array_agg(k.since order by k.ord), min(k.since), max(k.until) into v_since, v_from, v_to
+    from (
+        select i.ord, case when i.key is not null then s.last_at end as until,
+               case when i.key is not null then greatest(
+                   s.first_at, case when starts_with(i.key, i.run_id || '/') then run_created_at(i.run_id) end) end as since
+        from unnest(p_tenants, p_sessions, p_keys, p_runs) with ordinality as i(tenant, session, key, run_id, ord)
+        join session as s on s.tenant_id = i.tenant and s.id = i.session
+    ) as k;
+
     return query
     with item as materialized (
         select i.*, e.seq as seen,
                i.key is not null and row_number() over (
                    partition by i.tenant, i.session, i.key order by i.ord) > 1 as twin
-        from unnest(p_tenants, p_sessions, p_types, p_data, p_keys, p_runs, p_times)
-            with ordinality as i(tenant, session, type, data, key, run_id, at, ord)
+        from unnest(p_tenants, p_sessions, p_types, p_data, p_keys, p_runs, v_since)
+            with ordinality as i(tenant, session, type, data, key, run_id, since, ord)
         left join event as e on e.tenant_id = i.tenant and e.session_id = i.session and e.key = i.key
+                            and e.created_at >= i.since and e.created_at between v_from and v_to
     ),
     numbered as materialized (
-        select i.*, s.last_seq + row_number() over (partition by i.tenant, i.session order by i.ord) as number
+        select i.*, s.last_seq + row_number() over (partition by i.tenant, i.session order by i.ord) as number,
+               greatest(v_now, s.last_at,
+                        max(run_created_at(i.run_id)) over (partition by i.tenant, i.session)) as at
         from item as i
         join session as s on s.tenant_id = i.tenant and s.id = i.session
         where i.seen is null and not i.twin
@@ -4486,8 +4660,8 @@ begin
         from numbered as n
     ),
     counted as (
-        update session as s set last_seq = c.last
-        from (select n.tenant, n.session, max(n.number) as last from numbered as n group by 1, 2) as c
+        update session as s set last_seq = c.last, last_at = c.at, first_at = least(s.first_at, c.at)
+        from (select n.tenant, n.session, max(n.number) as last, max(n.at) as at from numbered as n group by 1, 2) as c
         where s.tenant_id = c.tenant and s.id = c.session
     )
     select i.ord,
@@ -4501,35 +4675,59 @@ begin
 end
 $$;
 
--- What happened in a session after number p_after, p_limit events at most, in order.
+-- What happened in a session after number p_after, p_limit events at most, in order, of those that are kept: first_seq is the
+-- oldest of them.
 create function read_events(p_tenant text, p_session text, p_after bigint default 0, p_limit integer default 100)
-returns table (seq bigint, type text, data text, run_id bigint, created_at timestamptz)
+returns table (seq bigint, type text, data text, run_id bigint, created_at timestamptz, first_seq bigint)
 language sql stable
 as $$
-    select e.seq, e.type, e.data::text, e.run_id, e.created_at
-    from event as e
-    where e.tenant_id = p_tenant and e.session_id = p_session and e.seq > p_after
-    order by e.seq
-    limit p_limit
+    select r.seq, r.type, r.data, r.run_id, r.created_at, r.first_seq
+    from read_sessions(array[p_tenant], array[p_session], array[p_after], p_limit) as r
+    where r.seq is not null
+    order by r.seq
 $$;
 
 -- One catch-up for many readers: for each (tenant, session, after) up to p_limit events, and the session's state.
 -- A session without news has one row without an event; an unknown one has none.
-create function read_sessions(p_tenants text[], p_sessions text[], p_afters bigint[], p_limit integer default 500)
-returns table (ord bigint, last_seq bigint, state text,
-               seq bigint, type text, data text, run_id bigint, created_at timestamptz)
-language sql stable
+--   p_since    the time of the event `after`, where the reader knows it: no day before is looked at. Null: all that are kept
+--   first_seq  the oldest event that is kept: what is between `after` and it is gone
+create function read_sessions(
+    p_tenants text[], p_sessions text[], p_afters bigint[], p_limit integer default 500,
+    p_since timestamptz[] default null
+) returns table (ord bigint, last_seq bigint, first_seq bigint, state text,
+                 seq bigint, type text, data text, run_id bigint, created_at timestamptz)
+language plpgsql stable
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+-- Planned anew for each call, the many partitions would cost more than the reading.
+set plan_cache_mode = force_generic_plan
 as $$
-    select i.ord, s.last_seq, s.state, e.seq, e.type, e.data::text, e.run_id, e.created_at
-    from unnest(p_tenants, p_sessions, p_afters) with ordinality as i(tenant, session, after, ord)
+#variable_conflict use_column
+declare
+    v_from timestamptz;
+    v_to timestamptz;
+begin
+    -- Days that nobody here has anything to read of are not even opened.
+    select min(greatest(i.since, s.first_at)), max(s.last_at) into v_from, v_to
+    from unnest(p_tenants, p_sessions, p_afters, p_since) as i(tenant, session, after, since)
+    join session as s on s.tenant_id = i.tenant and s.id = i.session
+    where s.last_seq > i.after;
+
+    return query
+    select i.ord, s.last_seq, s.first_seq, s.state, e.seq, e.type, e.data::text, e.run_id, e.created_at
+    from unnest(p_tenants, p_sessions, p_afters, p_since) with ordinality as i(tenant, session, after, since, ord)
     join session as s on s.tenant_id = i.tenant and s.id = i.session
     left join lateral (
         select * from event as e
-        where e.tenant_id = i.tenant and e.session_id = i.session and e.seq > i.after
+        where e.tenant_id = i.tenant and e.session_id = i.session and e.seq > greatest(i.after, s.first_seq - 1)
+          and s.last_seq > i.after and e.created_at >= greatest(i.since, s.first_at) and e.created_at <= s.last_at
+          and e.created_at between v_from and v_to
         order by e.seq
         limit p_limit
     ) as e on true
-    order by i.ord, e.seq
+    order by i.ord, e.seq;
+end
 $$;
 
 -- Those of these runs that have no session, and have written events all the same: to one that is theirs alone.
@@ -4551,6 +4749,26 @@ create function session_of_run(p_run bigint, p_session text) returns text
 language sql immutable parallel safe
 as $$
     select coalesce(p_session, 'run:' || p_run)
+$$;
+
+-- For how many days a tenant's events are kept; null: as long as the installation keeps them. See cut_sessions.
+create function set_tenant_event_days(p_tenant text, p_days integer) returns tenant
+language plpgsql
+as $$
+declare
+    v_tenant tenant;
+begin
+    if p_days not between 1 and 36500 then
+        raise exception 'events cannot be kept for % days', p_days
+            using errcode = 'HW016', hint = 'give a number from 1 to 36500, or null';
+    end if;
+    update tenant as t set event_days = p_days where t.id = p_tenant returning t.* into v_tenant;
+    if not found then
+        raise exception 'tenant % is unknown', quote_literal(p_tenant)
+            using errcode = 'HW009', hint = 'create it first: select * from create_tenant(...)';
+    end if;
+    return v_tenant;
+end
 $$;
 
 create table collection (
@@ -5591,6 +5809,13 @@ as $$
     select s.run_id, s.status from send_signals(null, array[p_run], array[p_name], array[p_payload::text]) as s
 $$;
 
+-- select * from ops.set_event_days('acme', 7): for how many days a tenant's events are kept; null: as long as others'.
+create function set_event_days(p_tenant text, p_days integer) returns table (tenant_id text, event_days integer)
+language sql
+as $$
+    select id, event_days from set_tenant_event_days(p_tenant, p_days)
+$$;
+
 -- select * from ops.set_limit('mail', 'max_running', 20): one limit of a queue; null removes it. Limits: max_running,
 -- max_running_per_tenant, starts_per_period, max_queued, max_queued_per_tenant.
 --   p_period_s  of starts_per_period: the seconds in which so many may start; null: as it is
@@ -5772,7 +5997,7 @@ select s.run_id, s.tenant_id, s.name, s.no, s.payload, s.key, s.sent_at
 from signal as s;
 
 create view tenants as
-select t.id, t.name, t.weight, t.paused, t.created_at
+select t.id, t.name, t.weight, t.paused, t.created_at, t.event_days
 from tenant as t;
 
 create view tasks as

@@ -153,7 +153,7 @@ select s.run_id, s.tenant_id, s.name, s.no, s.payload, s.key, s.sent_at
 from signal as s;
 
 create view tenants as
-select t.id, t.name, t.weight, t.paused, t.created_at
+select t.id, t.name, t.weight, t.paused, t.created_at, t.event_days
 from tenant as t;
 
 create view tasks as

@@ -18,7 +18,6 @@ set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare
-    v_now timestamptz := engine_now();
     v_status text[];
     v_open text[];
     v_closed text[];
@@ -61,8 +60,7 @@ begin
         select n.* from number_events(
             array(select p_tenants[o] from unnest(v_ords) as o), array(select p_sessions[o] from unnest(v_ords) as o),
             array(select p_types[o] from unnest(v_ords) as o), array(select p_data[o] from unnest(v_ords) as o),
-            array(select p_keys[o] from unnest(v_ords) as o), array(select null::bigint from unnest(v_ords)),
-            array(select v_now from unnest(v_ords))) as n
+            array(select p_keys[o] from unnest(v_ords) as o), array(select null::bigint from unnest(v_ords))) as n
     )
     select i.ord, n.seq, case when i.status = 'created' and not n.created then 'existing' else i.status end
     from unnest(v_status) with ordinality as i(status, ord)

@@ -1,7 +1,7 @@
 -- Events written by runs, in the same transaction as their checkpoints. The caller holds the sessions' locks.
 -- A run may write to a session that was closed meanwhile: its history must not lose what happened.
 create function append_run_events(
-    p_runs bigint[], p_types text[], p_data text[], p_keys text[], p_times timestamptz[], p_notify boolean
+    p_runs bigint[], p_types text[], p_data text[], p_keys text[], p_notify boolean
 ) returns void
 language plpgsql
 as $$
@@ -16,7 +16,7 @@ begin
     into v_tenants, v_sessions
     from unnest(p_runs) with ordinality as i(run_id, ord)
     join run as r on r.id = i.run_id;
-    perform number_events(v_tenants, v_sessions, p_types, p_data, p_keys, p_runs, p_times);
+    perform number_events(v_tenants, v_sessions, p_types, p_data, p_keys, p_runs);
     if p_notify then
         perform notify_sessions(v_tenants, v_sessions);
     end if;

@@ -44,9 +44,13 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class SessionNews:
-    """What a reader of one session has not seen yet, and how the session stands."""
+    """What a reader of one session has not seen yet, and how the session stands.
+
+    `first_seq` is the oldest event that is kept, last_seq + 1 if none is: what is below is gone.
+    """
 
     last_seq: int
+    first_seq: int
     closed: bool
     events: list[Event]
 
@@ -95,27 +99,54 @@ async def read_events(
 ) -> list[Event]:
     """Up to `limit` events numbered above `after`, in order."""
     cursor = await connection.execute(
-        "select * from read_events(%s, %s, %s, %s)", [tenant_id, session_id, after, limit]
+        "select seq, type, data, run_id, created_at from read_events(%s, %s, %s, %s)",
+        [tenant_id, session_id, after, limit],
     )
     return [Event(*row) for row in await cursor.fetchall()]
 
 
 async def read_sessions(
-    connection: Connection, readers: Sequence[tuple[str, str, int]], limit: int = 500
+    connection: Connection,
+    readers: Sequence[tuple[str, str, int]],
+    limit: int = 500,
+    since: Sequence[datetime | None] | None = None,
 ) -> list[SessionNews | None]:
-    """News for many readers at once, each (tenant, session, number seen last); None where the session is unknown."""
+    """News for many readers at once, each (tenant, session, number seen last); None where the session is unknown.
+
+    `since` has for each the time of the event that it saw last, where it knows that: older days are not looked at.
+    """
     cursor = await connection.execute(
-        "select * from read_sessions(%s::text[], %s::text[], %s::bigint[], %s)",
-        [[r[0] for r in readers], [r[1] for r in readers], [r[2] for r in readers], limit],
+        "select ord, last_seq, first_seq, state, seq, type, data, run_id, created_at"
+        " from read_sessions(%s::text[], %s::text[], %s::bigint[], %s, %s::timestamptz[])",
+        [
+            [r[0] for r in readers],
+            [r[1] for r in readers],
+            [r[2] for r in readers],
+            limit,
+            None if since is None else list(since),
+        ],
     )
     news: list[SessionNews | None] = [None] * len(readers)
-    for ord_, last_seq, state, seq, type_, data, run_id, created_at in await cursor.fetchall():
+    for ord_, last_seq, first_seq, state, seq, type_, data, run_id, created_at in await cursor.fetchall():
         of_session = news[ord_ - 1]
         if of_session is None:
-            of_session = news[ord_ - 1] = SessionNews(last_seq, state == "closed", [])
+            of_session = news[ord_ - 1] = SessionNews(last_seq, first_seq, state == "closed", [])
         if seq is not None:
             of_session.events.append(Event(seq, type_, data, run_id, created_at))
     return news
+
+
+async def cut_sessions(connection: Connection, days: int | None) -> int:
+    """How many sessions were looked at to cut off events older than `days`, or than their tenant says; 0: no more."""
+    row = await (await connection.execute("select done from cut_sessions(%s)", [days])).fetchone()
+    assert row is not None
+    done: int = row[0]
+    return done
+
+
+async def set_tenant_event_days(connection: Connection, tenant_id: str, days: int | None) -> None:
+    """For how many days a tenant's events are kept; None: as long as the installation keeps them."""
+    await connection.execute("select set_tenant_event_days(%s, %s)", [tenant_id, days])
 
 
 async def read_watched(connection: Connection, runs: Sequence[int]) -> set[int]:

@@ -6,7 +6,9 @@ begin
     if not exists (select from tenant where id = p_tenant) then
         raise exception 'tenant % is unknown', quote_literal(p_tenant) using errcode = 'HW009';
     end if;
-    insert into session (tenant_id, id, created_at) values (p_tenant, p_session, engine_now()) on conflict do nothing;
+    insert into session (tenant_id, id, first_at, last_at, created_at)
+    values (p_tenant, p_session, engine_now(), engine_now(), engine_now())
+    on conflict do nothing;
     return query select found;
 end
 $$;

@@ -1,28 +1,49 @@
 -- Writes events under numbers 1, 2, 3 … of their session. The caller holds the sessions' row locks.
 -- Runs that wait for events of these sessions are woken.
--- An event whose key its session has seen, or that stands twice in the batch, is not written again.
+-- An event whose key its session has seen, or that stands twice in the batch, is not written again. A key is looked for
+-- where it can be: since the session's oldest event; if it is a run's own, which begins with the run's id, since the run is there.
+-- Time does not go back within a session, nor before a run that writes to it.
 -- Answers a row an event: its number, and whether it is new.
 create function number_events(
-    p_tenants text[], p_sessions text[], p_types text[], p_data text[], p_keys text[], p_runs bigint[],
-    p_times timestamptz[]
+    p_tenants text[], p_sessions text[], p_types text[], p_data text[], p_keys text[], p_runs bigint[]
 ) returns table (ord bigint, seq bigint, created boolean)
 language plpgsql
 set enable_hashjoin = off
 set enable_mergejoin = off
+set enable_seqscan = off
+-- Planned anew for each batch, the many partitions would cost more than the work.
+set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
+declare
+    v_now timestamptz := engine_now();
+    v_since timestamptz[];
+    v_from timestamptz;
+    v_to timestamptz;
 begin
+    select array_agg(k.since order by k.ord), min(k.since), max(k.until) into v_since, v_from, v_to
+    from (
+        select i.ord, case when i.key is not null then s.last_at end as until,
+               case when i.key is not null then greatest(
+                   s.first_at, case when starts_with(i.key, i.run_id || '/') then run_created_at(i.run_id) end) end as since
+        from unnest(p_tenants, p_sessions, p_keys, p_runs) with ordinality as i(tenant, session, key, run_id, ord)
+        join session as s on s.tenant_id = i.tenant and s.id = i.session
+    ) as k;
+
     return query
     with item as materialized (
         select i.*, e.seq as seen,
                i.key is not null and row_number() over (
                    partition by i.tenant, i.session, i.key order by i.ord) > 1 as twin
-        from unnest(p_tenants, p_sessions, p_types, p_data, p_keys, p_runs, p_times)
-            with ordinality as i(tenant, session, type, data, key, run_id, at, ord)
+        from unnest(p_tenants, p_sessions, p_types, p_data, p_keys, p_runs, v_since)
+            with ordinality as i(tenant, session, type, data, key, run_id, since, ord)
         left join event as e on e.tenant_id = i.tenant and e.session_id = i.session and e.key = i.key
+                            and e.created_at >= i.since and e.created_at between v_from and v_to
     ),
     numbered as materialized (
-        select i.*, s.last_seq + row_number() over (partition by i.tenant, i.session order by i.ord) as number
+        select i.*, s.last_seq + row_number() over (partition by i.tenant, i.session order by i.ord) as number,
+               greatest(v_now, s.last_at,
+                        max(run_created_at(i.run_id)) over (partition by i.tenant, i.session)) as at
         from item as i
         join session as s on s.tenant_id = i.tenant and s.id = i.session
         where i.seen is null and not i.twin
@@ -33,8 +54,8 @@ begin
         from numbered as n
     ),
     counted as (
-        update session as s set last_seq = c.last
-        from (select n.tenant, n.session, max(n.number) as last from numbered as n group by 1, 2) as c
+        update session as s set last_seq = c.last, last_at = c.at, first_at = least(s.first_at, c.at)
+        from (select n.tenant, n.session, max(n.number) as last, max(n.at) as at from numbered as n group by 1, 2) as c
         where s.tenant_id = c.tenant and s.id = c.session
     )
     select i.ord,

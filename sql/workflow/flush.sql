@@ -10,7 +10,7 @@
 --   p_bodies    JSON as text
 --   p_keys      the step that a step came after, see checkpoint.after | an event's producer key: a repeat changes nothing | a retry's change, as JSON text: {"priority", "queue"}, both
 --               optional; the run keeps it
---   p_times     when a step started | when an event happened | when the run is due again
+--   p_times     when a step started | when the run is due again
 -- status, an item:
 --   ok        it is on disk (also when an earlier, interrupted flush of the same attempt had put it there)
 --   stale     the attempt is over: another one has the run, or it has ended. Nothing was written.
@@ -150,9 +150,9 @@ begin
     if v_events then
         perform append_run_events(
             array_agg(i.run_id order by i.ord), array_agg(i.name order by i.ord), array_agg(i.body order by i.ord),
-            array_agg(i.key order by i.ord), array_agg(coalesce(i.at, v_now) order by i.ord), p_notify)
-        from unnest(v_live, p_kinds, p_names, p_bodies, p_keys, p_times)
-            with ordinality as i(run_id, kind, name, body, key, at, ord)
+            array_agg(i.key order by i.ord), p_notify)
+        from unnest(v_live, p_kinds, p_names, p_bodies, p_keys)
+            with ordinality as i(run_id, kind, name, body, key, ord)
         where i.kind = 'event' and i.run_id is not null;
     end if;
 

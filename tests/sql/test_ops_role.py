@@ -35,6 +35,7 @@ CALLS = {
     "revoke_api_key": "ops.revoke_api_key('0123')",
     "run_tree": "ops.run_tree(1)",
     "send_signal": "ops.send_signal(1, 'approval')",
+    "set_event_days": "ops.set_event_days('default', 7)",
     "set_limit": "ops.set_limit('default', 'max_running', 5)",
     "set_weight": "ops.set_weight('default', 2)",
 }

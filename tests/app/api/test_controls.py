@@ -95,3 +95,12 @@ async def test_controls_are_for_administrators(api: httpx.AsyncClient, task: str
     as_problem(await api.patch("/v1/queues/mail", json={"paused": True}), 403, "admin-only")
     as_problem(await api.patch("/v1/tenants/acme", json={"weight": 9}), 403, "admin-only")
     as_problem(await api.post(f"/v1/tasks/{task}/pause"), 403, "admin-only")
+
+
+async def test_how_long_a_tenants_events_are_kept_is_set_and_set_back(admin: httpx.AsyncClient) -> None:
+    assert (await admin.patch("/v1/tenants/acme", json={"event_days": 7})).json()["event_days"] == 7
+    assert (await admin.patch("/v1/tenants/acme", json={"paused": False})).json()["event_days"] == 7, "left out: stays"
+    assert (await admin.patch("/v1/tenants/acme", json={"event_days": None})).json()["event_days"] is None
+    for days in (0, 36_501, "7", 1.5):
+        as_problem(await admin.patch("/v1/tenants/acme", json={"event_days": days}), 422, "invalid-request")
+    as_problem(await admin.patch("/v1/tenants/nobody", json={"event_days": 1}), 404, "unknown-tenant")
