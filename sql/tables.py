@@ -203,6 +203,8 @@ session = Table(
     _timestamp("last_at"),
     _timestamp("created_at"),
     _timestamp("closed_at", nullable=True),
+    Column("event_window", BigInteger),
+    Column("acked_seq", BigInteger),
 )
 
 event = Table(
@@ -216,6 +218,9 @@ event = Table(
     Column("key", Text),
     Column("run_id", BigInteger),
     Column("created_at", DateTime(timezone=True), primary_key=True),
+    Column("source", Text),
+    Column("subject", Text),
+    Column("traceparent", Text),
 )
 
 collection = Table(

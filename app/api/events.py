@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Annotated, Any
 
 import msgspec
@@ -21,7 +22,7 @@ from howdah.app.api.sessions import OWN_PREFIX, SessionPath, read_session
 from howdah.app.api.stream_tokens import authenticate_reader
 from howdah.app.composition import Resources
 from howdah.app.realtime.sse import EVENT_STREAM, CloudEvent, EventStream, cloud_event, frames, seq_of_stream_id
-from howdah.sql.errors import HowdahError, SessionClosed, UnknownSession
+from howdah.sql.errors import HowdahError, SessionClosed, SessionFull, UnknownSession
 from howdah.sql.json_values import checked
 from howdah.sql.stream.calls import Appended, Event, NewEvent
 from howdah.sql.tables import event
@@ -35,6 +36,22 @@ MAX_SEQ = (1 << 63) - 1
 
 Type = Annotated[str, msgspec.Meta(min_length=1, max_length=200, examples=["note.added"])]
 Key = Annotated[str, msgspec.Meta(min_length=1, max_length=255, description="The same key again changes nothing.")]
+Source = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=255,
+        pattern=r'^[^\s<>"{}|\\^`\x00-\x1f\x7f]+$(?!\n)',
+        description="The CloudEvent's source, a URI reference; left out: the session.",
+    ),
+]
+Subject = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=255, description="What it is about; left out, of a run: the run.")
+]
+TRACEPARENT = r"^[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$(?!\n)"
+Traceparent = Annotated[
+    str, msgspec.Meta(pattern=TRACEPARENT, description="W3C trace context; left out: the request's own header.")
+]
 After = Annotated[int, QueryParameter(ge=0, le=MAX_SEQ, description="Only events numbered above.")]
 Limit = Annotated[int, QueryParameter(ge=1, le=MAX_BATCH, description=f"Events of a page, 1 to {MAX_BATCH}.")]
 TypeFilter = Annotated[
@@ -56,15 +73,21 @@ class EventToAppend(msgspec.Struct, forbid_unknown_fields=True):
     type: Type
     data: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
     key: Key | None = None
+    source: Source | None = None
+    subject: Subject | None = None
+    traceparent: Traceparent | None = None
 
 
 class EventsToAppend(msgspec.Struct, forbid_unknown_fields=True):
-    """One event by its `type`, `data` and `key`, or up to 500 as `events`."""
+    """One event by its `type`, `data` and so on, or up to 500 as `events`."""
 
     events: Annotated[list[EventToAppend], msgspec.Meta(min_length=1, max_length=MAX_BATCH)] | None = None
     type: Type | None = None
     data: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
     key: Key | None = None
+    source: Source | None = None
+    subject: Subject | None = None
+    traceparent: Traceparent | None = None
 
 
 class AppendResult(msgspec.Struct, omit_defaults=True):
@@ -121,6 +144,7 @@ class EventController(Controller):
     )
     async def append_events(
         self,
+        request: Request[Any, Any, State],
         session_id: SessionPath,
         data: JSONBody[EventsToAppend],
         caller: NamedDependency[Caller],
@@ -128,10 +152,10 @@ class EventController(Controller):
     ) -> Response[AppendResults | AppendResult]:
         """Append one event, or a batch of which a bad one fails alone. 201 once it is on disk."""
         single = data.events is None
-        results = await _append(resources, caller.tenant(), session_id, _asked(data))
+        results = await _append(resources, caller.tenant(), session_id, _asked(data), _traceparent(request))
         refusals = [result for result in results if isinstance(result, Exception)]
         # What is wrong with the session is wrong with the request, not with its items.
-        of_session = [r for r in refusals if isinstance(r, UnknownSession | SessionClosed)]
+        of_session = [r for r in refusals if isinstance(r, UnknownSession | SessionClosed | SessionFull)]
         if refusals and (single or len(of_session) == len(results)):
             raise refusals[0]
         items = [_result(index, result) for index, result in enumerate(results)]
@@ -189,11 +213,13 @@ def _asked(data: JSONBody[EventsToAppend]) -> list[EventToAppend]:
     if alone == (data.events is not None):
         detail = "send one event, with a `type`, or several as `events`"
         raise Refused(422, "invalid-request", detail, errors=[FieldError(detail, "/type")])
-    return data.events or [EventToAppend(data.type or "", data.data, data.key)]
+    return data.events or [
+        EventToAppend(data.type or "", data.data, data.key, data.source, data.subject, data.traceparent)
+    ]
 
 
 async def _append(
-    resources: Resources, tenant_id: str, session_id: str, asked: list[EventToAppend]
+    resources: Resources, tenant_id: str, session_id: str, asked: list[EventToAppend], traceparent: str | None
 ) -> list[Appended | Exception]:
     """What became of each; those that can be written go into one batch, in order."""
     results: list[Appended | Exception | asyncio.Future[Appended]] = []
@@ -203,7 +229,7 @@ async def _append(
         except HowdahError as error:
             results.append(error)
         else:
-            results.append(resources.appender.add(NewEvent(tenant_id, session_id, new.type, text, new.key)))
+            results.append(resources.appender.add(_new_event(tenant_id, session_id, new, text, traceparent)))
     futures = [result for result in results if isinstance(result, asyncio.Future)]
     done = iter(await asyncio.gather(*futures, return_exceptions=True))
     return [_outcome(next(done) if isinstance(r, asyncio.Future) else r, session_id) for r in results]
@@ -215,10 +241,27 @@ def _outcome(result: Appended | BaseException, session_id: str) -> Appended | Ex
             return UnknownSession(f"session {session_id!r} is unknown: open it first, by POST /v1/sessions")
         if result.status == "closed":
             return SessionClosed(f"session {session_id!r} is closed: nothing can be appended to it")
+        if result.status == "full":
+            return SessionFull(
+                f"session {session_id!r} is full: a required consumer is as far behind as the window allows; try again"
+                f" when it has acknowledged some, see GET /v1/sessions/{session_id}/consumers"
+            )
         return result
     if isinstance(result, Exception):
         return result
     raise result
+
+
+def _new_event(tenant_id: str, session_id: str, new: EventToAppend, data: str, traceparent: str | None) -> NewEvent:
+    return NewEvent(
+        tenant_id, session_id, new.type, data, new.key, new.source, new.subject, new.traceparent or traceparent
+    )
+
+
+def _traceparent(request: Request[Any, Any, State]) -> str | None:
+    """The request's own, where it is one: another is ignored, as W3C asks."""
+    given = request.headers.get("traceparent", "")
+    return given if re.match(TRACEPARENT, given) else None
 
 
 def _result(index: int, result: Appended | Exception) -> AppendResult:
@@ -240,7 +283,7 @@ async def _page(
     c, s = event.c, session_table.c
     of_session = s.tenant_id == tenant_id, s.id == session_id
     query = (
-        select(c.seq, c.type, cast(c.data, Text), c.run_id, c.created_at)
+        select(c.seq, c.type, cast(c.data, Text), c.run_id, c.created_at, c.source, c.subject, c.traceparent)
         .where(
             c.tenant_id == tenant_id,
             c.session_id == session_id,

@@ -13,7 +13,7 @@ import msgspec
 from howdah.app.api.bodies import decode_body
 from howdah.app.api.problems import FieldError, Problem, Refused, problem_of
 from howdah.app.composition import Resources
-from howdah.sql.errors import HowdahError, StaleAttempt, StepRepeated
+from howdah.sql.errors import HowdahError, SessionFull, StaleAttempt, StepRepeated
 from howdah.sql.json_values import MAX_BYTES, checked
 from howdah.sql.queue.writer import RUNS_CHANNEL
 from howdah.sql.stream.writer import EVENTS_CHANNEL
@@ -74,7 +74,7 @@ class ItemResult(msgspec.Struct, frozen=True, omit_defaults=True):
     `cancelled`, end the run so. `refused`: see its `problem`."""
 
     index: int
-    status: Literal["ok", "stale", "repeated", "ready", "cancelled", "refused"]
+    status: Literal["ok", "stale", "repeated", "ready", "cancelled", "full", "refused"]
     signals: list[SentSignal] | None = None
     problem: Problem | None = None
 
@@ -228,6 +228,12 @@ def _result(
             f"step {item.name!r} of run {item.run_id} ran again although its output was on disk; the first was kept"
         )
         return ItemResult(index, status, problem=problem_of(repeated)[0])
+    if status == "full":
+        full = SessionFull(
+            f"event {item.name!r} of run {item.run_id} was not written: a required consumer of its session is as far"
+            " behind as the session's window allows; send it again later, before what follows it"
+        )
+        return ItemResult(index, status, problem=problem_of(full)[0])
     return ItemResult(index, status, signals=signals.get(item.run_id, []) if status == "ready" else None)
 
 

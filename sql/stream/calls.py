@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+from howdah.sql.errors import UnknownConsumer
 from howdah.sql.pool import Connection
 
-AppendStatus = Literal["created", "existing", "unknown_session", "closed", "busy"]
+AppendStatus = Literal["created", "existing", "unknown_session", "closed", "busy", "full"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,9 @@ class NewEvent:
     type: str
     data: str = "{}"
     key: str | None = None
+    source: str | None = None
+    subject: str | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,24 @@ class Event:
     data: str
     run_id: int | None
     created_at: datetime
+    source: str | None = None
+    subject: str | None = None
+    traceparent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """A reader whose place is kept: it has everything up to `acked_seq`, and `lag` events that are kept it has not.
+
+    Producers of a session with a window wait for those that are `required`.
+    """
+
+    name: str
+    required: bool
+    acked_seq: int
+    lag: int
+    created_at: datetime
+    acked_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +77,10 @@ class SessionNews:
     events: list[Event]
 
 
-async def create_session(connection: Connection, tenant_id: str, session_id: str) -> bool:
-    """Open a session; False if it was there already."""
+async def create_session(connection: Connection, tenant_id: str, session_id: str, window: int | None = None) -> bool:
+    """Open a session, with its window of events; False if it was there already, and stays as it is."""
     row = await (
-        await connection.execute("select created from create_session(%s, %s)", [tenant_id, session_id])
+        await connection.execute("select created from create_session(%s, %s, %s)", [tenant_id, session_id, window])
     ).fetchone()
     assert row is not None
     created: bool = row[0]
@@ -80,7 +102,8 @@ async def append_events(
 ) -> list[Appended]:
     """Append a batch; inside the caller's transaction if there is one."""
     cursor = await connection.execute(
-        "select seq, status from append_events(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s, %s)",
+        "select seq, status from append_events(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s, %s,"
+        " %s::text[], %s::text[], %s::text[])",
         [
             [event.tenant_id for event in events],
             [event.session_id for event in events],
@@ -89,6 +112,9 @@ async def append_events(
             [event.key for event in events],
             wait,
             notify,
+            [event.source for event in events],
+            [event.subject for event in events],
+            [event.traceparent for event in events],
         ],
     )
     return [Appended(*row) for row in await cursor.fetchall()]
@@ -99,7 +125,7 @@ async def read_events(
 ) -> list[Event]:
     """Up to `limit` events numbered above `after`, in order."""
     cursor = await connection.execute(
-        "select seq, type, data, run_id, created_at from read_events(%s, %s, %s, %s)",
+        "select seq, type, data, run_id, created_at, source, subject, traceparent from read_events(%s, %s, %s, %s)",
         [tenant_id, session_id, after, limit],
     )
     return [Event(*row) for row in await cursor.fetchall()]
@@ -116,7 +142,7 @@ async def read_sessions(
     `since` has for each the time of the event that it saw last, where it knows that: older days are not looked at.
     """
     cursor = await connection.execute(
-        "select ord, last_seq, first_seq, state, seq, type, data, run_id, created_at"
+        "select ord, last_seq, first_seq, state, seq, type, data, run_id, created_at, source, subject, traceparent"
         " from read_sessions(%s::text[], %s::text[], %s::bigint[], %s, %s::timestamptz[])",
         [
             [r[0] for r in readers],
@@ -127,13 +153,76 @@ async def read_sessions(
         ],
     )
     news: list[SessionNews | None] = [None] * len(readers)
-    for ord_, last_seq, first_seq, state, seq, type_, data, run_id, created_at in await cursor.fetchall():
+    for ord_, last_seq, first_seq, state, seq, *rest in await cursor.fetchall():
         of_session = news[ord_ - 1]
         if of_session is None:
             of_session = news[ord_ - 1] = SessionNews(last_seq, first_seq, state == "closed", [])
         if seq is not None:
-            of_session.events.append(Event(seq, type_, data, run_id, created_at))
+            of_session.events.append(Event(seq, *rest))
     return news
+
+
+async def set_event_window(connection: Connection, tenant_id: str, session_id: str, window: int | None) -> None:
+    """How far the slowest required consumer may be behind before producers wait; None: any distance."""
+    await connection.execute("select set_event_window(%s, %s, %s)", [tenant_id, session_id, window])
+
+
+async def put_consumer(
+    connection: Connection, tenant_id: str, session_id: str, name: str, *, required: bool = False, first: int | None = 1
+) -> bool:
+    """Name a reader whose first event is number `first` (None: what comes from now on); False: it was there.
+
+    One that was there keeps its place; only `required` is changed.
+    """
+    row = await (
+        await connection.execute(
+            "select created from put_consumer(%s, %s, %s, %s, %s)", [tenant_id, session_id, name, required, first]
+        )
+    ).fetchone()
+    assert row is not None
+    created: bool = row[0]
+    return created
+
+
+async def delete_consumer(connection: Connection, tenant_id: str, session_id: str, name: str) -> bool:
+    """Forget a consumer and its place; False if there is none of this name."""
+    row = await (
+        await connection.execute("select deleted from delete_consumer(%s, %s, %s)", [tenant_id, session_id, name])
+    ).fetchone()
+    assert row is not None
+    deleted: bool = row[0]
+    return deleted
+
+
+async def ack_events(connection: Connection, tenant_id: str, session_id: str, name: str, seq: int) -> int:
+    """A consumer has all up to number `seq`; the number it has acknowledged now, which never goes back."""
+    row = await (
+        await connection.execute("select acked_seq from ack_events(%s, %s, %s, %s)", [tenant_id, session_id, name, seq])
+    ).fetchone()
+    assert row is not None
+    acked: int = row[0]
+    return acked
+
+
+async def read_consumers(connection: Connection, tenant_id: str, session_id: str) -> list[Consumer]:
+    """A session's consumers, by name."""
+    cursor = await connection.execute("select * from read_consumers(%s, %s)", [tenant_id, session_id])
+    return [Consumer(*row) for row in await cursor.fetchall()]
+
+
+async def read_consumer(connection: Connection, tenant_id: str, session_id: str, name: str) -> Consumer:
+    """One consumer of a session.
+
+    Raises
+    ------
+    UnknownConsumer
+        If the session has none of this name.
+    """
+    cursor = await connection.execute("select * from read_consumers(%s, %s, %s)", [tenant_id, session_id, name])
+    row = await cursor.fetchone()
+    if row is None:
+        raise UnknownConsumer(f"session {session_id!r} has no consumer {name!r}: name it first, by PUT")
+    return Consumer(*row)
 
 
 async def cut_sessions(connection: Connection, days: int | None) -> int:

@@ -94,6 +94,9 @@ begin
 
     -- Not all: the rest is found again from where it is.
     if v_rows < p_limit then
+        delete from consumer as c
+        using unnest(v_tenants, v_sessions, v_next_at) as i(tenant, session, at)
+        where c.tenant_id = i.tenant and c.session_id = i.session and i.at is null;
         delete from session as s
         using unnest(v_tenants, v_sessions, v_next_at) as i(tenant, session, at)
         where s.tenant_id = i.tenant and s.id = i.session and i.at is null;

@@ -6,7 +6,8 @@ create function read_sessions(
     p_tenants text[], p_sessions text[], p_afters bigint[], p_limit integer default 500,
     p_since timestamptz[] default null
 ) returns table (ord bigint, last_seq bigint, first_seq bigint, state text,
-                 seq bigint, type text, data text, run_id bigint, created_at timestamptz)
+                 seq bigint, type text, data text, run_id bigint, created_at timestamptz,
+                 source text, subject text, traceparent text)
 language plpgsql stable
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -26,7 +27,8 @@ begin
     where s.last_seq > i.after;
 
     return query
-    select i.ord, s.last_seq, s.first_seq, s.state, e.seq, e.type, e.data::text, e.run_id, e.created_at
+    select i.ord, s.last_seq, s.first_seq, s.state, e.seq, e.type, e.data::text, e.run_id, e.created_at,
+           e.source, e.subject, e.traceparent
     from unnest(p_tenants, p_sessions, p_afters, p_since) with ordinality as i(tenant, session, after, since, ord)
     join session as s on s.tenant_id = i.tenant and s.id = i.session
     left join lateral (

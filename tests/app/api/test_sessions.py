@@ -31,6 +31,7 @@ def test_a_session_is_opened_once_and_found_again(acme: httpx.Client) -> None:
         "first_seq": 1,
         "created_at": None,
         "closed_at": None,
+        "event_window": None,
     }
 
 
