@@ -71,7 +71,8 @@ class SentSignal(msgspec.Struct, frozen=True):
 class ItemResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """What became of the item at `index`: `ok`, on disk. `stale`: the attempt is over, nothing was written. `repeated`:
     the step had an output, which stays. Of a wait: `ready`, what it waits for has come, here are all `signals`, go on;
-    `cancelled`, end the run so. `refused`: see its `problem`."""
+    `cancelled`, end the run so. `full`: a reader of the session is too far behind for this event, or for one before it
+    of the run; send both again later, in order. `refused`: see its `problem`."""
 
     index: int
     status: Literal["ok", "stale", "repeated", "ready", "cancelled", "full", "refused"]
@@ -230,8 +231,8 @@ def _result(
         return ItemResult(index, status, problem=problem_of(repeated)[0])
     if status == "full":
         full = SessionFull(
-            f"event {item.name!r} of run {item.run_id} was not written: a required consumer of its session is as far"
-            " behind as the session's window allows; send it again later, before what follows it"
+            f"{item.kind} {item.name!r} of run {item.run_id} was not written: a required consumer of its session is as"
+            " far behind as the session's window allows; send it again later, after the events before it"
         )
         return ItemResult(index, status, problem=problem_of(full)[0])
     return ItemResult(index, status, signals=signals.get(item.run_id, []) if status == "ready" else None)

@@ -4,7 +4,8 @@
 -- where it can be: since the session's oldest event; if it is a run's own, which begins with the run's id, since the run is there.
 -- Time does not go back within a session, nor before a run that writes to it.
 -- An event that the session's window has no room for is not written, nor what follows it: its slowest required consumer must
--- catch up first. How a run ended is always written: no run waits with its end for a reader.
+-- catch up first. How a run ended is written all the same, unless such an event of the run stands before it: no run waits
+-- with its end for a reader.
 -- Answers a row an event: its number, and created | existing | full.
 create function number_events(
     p_tenants text[], p_sessions text[], p_types text[], p_data text[], p_keys text[], p_runs bigint[],
@@ -44,22 +45,29 @@ begin
         left join event as e on e.tenant_id = i.tenant and e.session_id = i.session and e.key = i.key
                             and e.created_at >= i.since and e.created_at between v_from and v_to
     ),
-    fitting as materialized (
-        select i.*, s.last_seq, s.last_at,
-               s.last_seq + row_number() over (partition by i.tenant, i.session order by i.ord)
-                   <= greatest(s.acked_seq, s.first_seq - 1) + s.event_window
-               or s.acked_seq is null or s.event_window is null
-               or i.run_id is not null and starts_with(i.type, 'howdah.run.') as fits
+    placed as materialized (
+        select i.*, s.last_seq, s.last_at, i.run_id is not null and starts_with(i.type, 'howdah.run.') as is_end,
+               coalesce(s.last_seq + row_number() over (partition by i.tenant, i.session order by i.ord)
+                            <= greatest(s.acked_seq, s.first_seq - 1) + s.event_window, true)
+               or s.acked_seq is null as has_room
         from item as i
         join session as s on s.tenant_id = i.tenant and s.id = i.session
         where i.seen is null and not i.twin
+    ),
+    fitting as materialized (
+        select p.* from (
+            select p.*, p.has_room
+                   or p.is_end and bool_and(p.has_room or p.is_end) over (
+                       partition by p.tenant, p.session, p.run_id order by p.ord) as fits
+            from placed as p
+        ) as p
+        where p.fits
     ),
     numbered as materialized (
         select f.*, f.last_seq + row_number() over (partition by f.tenant, f.session order by f.ord) as number,
                greatest(v_now, f.last_at,
                         max(run_created_at(f.run_id)) over (partition by f.tenant, f.session)) as at
         from fitting as f
-        where f.fits
     ),
     written as (
         insert into event (tenant_id, session_id, seq, type, data, key, run_id, created_at, source, subject,

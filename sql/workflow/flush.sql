@@ -14,10 +14,9 @@
 -- status, an item:
 --   ok        it is on disk (also when an earlier, interrupted flush of the same attempt had put it there)
 --   stale     the attempt is over: another one has the run, or it has ended. Nothing was written.
---   busy      somebody else holds the run or its session, and nothing of this run was written; or it came after an event
---             that is full. Send it again.
---   full      an event for which its session's window has no room: a required consumer is too far behind. It was not written,
---             nor what came after it of this run. Send it again later.
+--   busy      somebody else holds the run or its session. Nothing of this run was written; send it again.
+--   full      an event for which its session's window has no room, as a required consumer is too far behind; or what came after
+--             such an event of this run. It was not written; send it again later, in that order.
 --   repeated  a later attempt finished a step whose output was already on disk. The first output stays.
 --   ready     of a wait: what it waits for has come. It was not put to rest, and goes on.
 --   cancelled of a wait: somebody asked to cancel the run. It was not put to rest, and should end.
@@ -148,7 +147,7 @@ begin
             p_notify);
         if v_full <> '{}' then
             v_full := array(select v_event_ords[f] from unnest(v_full) as f);
-            select array_agg(case when i.ord = any (v_full) then 'full' when f.first < i.ord and i.kind <> 'event' then 'busy'
+            select array_agg(case when i.ord = any (v_full) or f.first < i.ord and i.kind <> 'event' then 'full'
                                   else i.status end order by i.ord),
                    array_agg(case when f.first is null or i.ord < f.first then i.run_id end order by i.ord)
             into v_status, v_live
