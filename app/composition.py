@@ -105,7 +105,7 @@ async def open_resources(settings: Settings, database_url: str) -> AsyncIterator
         stack.push_async_callback(enqueuer.drain)
         appender = event_writer(writes, notifier)
         stack.push_async_callback(appender.drain)
-        run_items = run_writer(writes)
+        run_items = run_writer(writes, overtake=False)
         stack.push_async_callback(run_items.drain)
         waiter = RunWaiter(pool)
         stack.push_async_callback(waiter.aclose)

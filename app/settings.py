@@ -63,6 +63,11 @@ class Settings:
     retention_days: int = _setting(
         "HOWDAH_RETENTION_DAYS", 30, "days for which finished runs and their steps are kept; 0: for ever"
     )
+    event_days: int = _setting(
+        "HOWDAH_EVENT_DAYS",
+        30,
+        "days for which a session's events are kept, unless its tenant says otherwise; 0: for ever",
+    )
     openai_api_key: str | None = _setting("OPENAI_API_KEY", None, "turns on models behind the OpenAI protocol")
     openai_base_url: str | None = _setting("OPENAI_BASE_URL", None, "another server that speaks the OpenAI protocol")
     api_allow_private: tuple[str, ...] = _setting(

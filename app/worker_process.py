@@ -52,6 +52,7 @@ async def run_worker(settings: Settings, database_url: str, app: App, queues: tu
     """Work until SIGTERM or SIGINT."""
     app.cell = settings.cell
     app.retention = timedelta(days=settings.retention_days) if settings.retention_days > 0 else None
+    app.event_days = settings.event_days or None
     conninfo = cell_conninfo(database_url, settings.cell, "howdah-worker", pooled=settings.pooled)
     models = compose_models(settings.openai_api_key, settings.openai_base_url)
     async with await connect(conninfo) as connection:

@@ -152,6 +152,16 @@ select * from ops.pause_queue('default');
 -- CHANGES: asks a worker to claim nothing more, to finish what it runs, and to stop. Its process ends with status 0.
 select * from ops.drain_worker(1234);
 
+-- Consumers that are behind, and sessions whose producers have to wait for one (is_full).
+select tenant_id, session_id, name, required, lag, behind, event_window, is_full, acked_at from ops.consumers
+where lag > 0 order by is_full desc, behind desc limit 50;
+
+-- CHANGES: lets a session's producers go on however far behind its consumers are.
+select * from ops.set_window('default', 'case-7', null);
+
+-- CHANGES: forgets a consumer that will not come back, so that producers no longer wait for it.
+select * from ops.drop_consumer('default', 'case-7', 'billing');
+
 -- ================================================================ Stuck runs
 
 -- Running for more than ten minutes: slow, or hung in a step. The last finished step tells where.

@@ -143,6 +143,8 @@ class App(procrastinate.App):
     ----------
     retention
         How long its workers keep history; None: for ever.
+    event_days
+        For how many days its workers keep the events of tenants that do not say otherwise; None: for ever.
     """
 
     def __init__(self, *, database_url: str | None = None, cell: str = DEFAULT_CELL, **options: Any) -> None:
@@ -153,6 +155,7 @@ class App(procrastinate.App):
         super().__init__(**options)
         self.cell = cell
         self.retention: timedelta | None = None
+        self.event_days: int | None = None
         self.workflows: dict[str, Workflow[Any, Any]] = {}
         self.add_tasks_from(maintenance.maintenance(), namespace=maintenance.NAMESPACE)
 

@@ -9,6 +9,7 @@ import structlog
 from procrastinate import JobContext
 
 from howdah.sql.queue import calls
+from howdah.sql.stream.calls import cut_sessions
 
 if TYPE_CHECKING:
     from howdah.jobs.app import App
@@ -17,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 NAMESPACE = "howdah"
 QUEUE = "howdah"
-BATCHES = 100  # of 10,000 rows each: what one run deletes at most, so that it ends
+BATCHES = 100  # of 10,000 rows or 1,000 sessions each: what one run deletes at most, so that it ends
 PATIENCE = "10s"  # a held snapshot makes a sweep slow: it gives up rather than add to the load
 
 
@@ -26,6 +27,7 @@ def maintenance() -> procrastinate.Blueprint:
     blueprint = procrastinate.Blueprint()
     for name, cron, task in (
         ("prepare_partitions", "7 * * * *", prepare_partitions),
+        ("cut_old_events", "12 * * * *", cut_old_events),
         ("drop_old_history", "17 * * * *", drop_old_history),
         ("expire_idempotency_keys", "*/5 * * * *", expire_idempotency_keys),
         ("sweep", "* * * * *", sweep),
@@ -37,24 +39,30 @@ def maintenance() -> procrastinate.Blueprint:
 
 
 async def prepare_partitions(context: JobContext, timestamp: int) -> None:
-    """Make the days of history and checkpoints of the week ahead."""
+    """Make the days of history, checkpoints and events of the week ahead."""
     async with _app(context).connection() as connection:
         created = await calls.prepare_partitions(connection)
     if created:
         log.info("partitions_prepared", created=created)
 
 
-async def drop_old_history(context: JobContext, timestamp: int) -> None:
-    """Drop days of history and checkpoints that are older than is kept."""
+async def cut_old_events(context: JobContext, timestamp: int) -> None:
+    """Cut off events that are older than their tenant keeps them."""
     app = _app(context)
-    if app.retention is None:
-        return
     async with app.connection() as connection:
-        trimmed = await calls.trim_default_partitions(connection, app.retention)
-        batches = 1
-        while trimmed and batches < BATCHES:
-            trimmed = await calls.trim_default_partitions(connection, app.retention)
-            batches += 1
+        for _ in range(BATCHES):
+            if not await cut_sessions(connection, app.event_days):
+                break
+
+
+async def drop_old_history(context: JobContext, timestamp: int) -> None:
+    """Drop days of history, checkpoints and events that are older than is kept."""
+    app = _app(context)
+    async with app.connection() as connection:
+        if app.retention is not None:
+            for _ in range(BATCHES):
+                if not await calls.trim_default_partitions(connection, app.retention):
+                    break
         while (dropped := await calls.drop_partition(connection, app.retention)) is not None:
             partition, gone = dropped
             if not gone:

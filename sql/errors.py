@@ -21,7 +21,10 @@ HowdahError
 ├── UnknownSchedule          HW019  404
 ├── BadSchedule              HW020  422  a cron expression, a time zone or a name that cannot be used
 ├── UnknownQueue             HW021  404
-└── NotAChoice               HW022  422  a signal whose payload is none of those that the run waits for
+├── NotAChoice               HW022  422  a signal whose payload is none of those that the run waits for
+├── UnknownConsumer          HW023  404
+├── NoSuchEvent              HW024  422  a number above the session's last event
+└── SessionFull              HW025  429  a required consumer is as far behind as the session's window allows
 """
 
 from __future__ import annotations
@@ -119,6 +122,18 @@ class UnknownQueue(HowdahError):
 
 class NotAChoice(HowdahError):
     sqlstate, status, title = "HW022", 422, "Not one of the choices"
+
+
+class UnknownConsumer(HowdahError):
+    sqlstate, status, title = "HW023", 404, "Unknown consumer"
+
+
+class NoSuchEvent(HowdahError):
+    sqlstate, status, title = "HW024", 422, "No event with this number yet"
+
+
+class SessionFull(HowdahError):
+    sqlstate, status, title = "HW025", 429, "The session is full"
 
 
 BY_SQLSTATE: dict[str, type[HowdahError]] = {error.sqlstate: error for error in HowdahError.__subclasses__()}

@@ -36,6 +36,7 @@ tenant = Table(
     Column("name", Text, nullable=False),
     Column("weight", Double, nullable=False),
     Column("paused", Boolean, nullable=False),
+    Column("event_days", Integer),
     _timestamp("created_at"),
 )
 
@@ -197,8 +198,13 @@ session = Table(
     Column("id", Text, primary_key=True),
     Column("state", Text, nullable=False),
     Column("last_seq", BigInteger, nullable=False),
+    Column("first_seq", BigInteger, nullable=False),
+    _timestamp("first_at"),
+    _timestamp("last_at"),
     _timestamp("created_at"),
     _timestamp("closed_at", nullable=True),
+    Column("event_window", BigInteger),
+    Column("acked_seq", BigInteger),
 )
 
 event = Table(
@@ -211,7 +217,10 @@ event = Table(
     Column("data", JSONB, nullable=False),
     Column("key", Text),
     Column("run_id", BigInteger),
-    _timestamp("created_at"),
+    Column("created_at", DateTime(timezone=True), primary_key=True),
+    Column("source", Text),
+    Column("subject", Text),
+    Column("traceparent", Text),
 )
 
 collection = Table(

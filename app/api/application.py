@@ -12,6 +12,7 @@ from litestar.di import Provide
 from howdah.app.api.auth import provide_caller, provide_resources, require_key
 from howdah.app.api.bulk_runs import BulkRunController
 from howdah.app.api.collections import CollectionController
+from howdah.app.api.consumers import ConsumerController
 from howdah.app.api.events import EventController
 from howdah.app.api.files import FileController
 from howdah.app.api.health import check_live, check_readiness
@@ -40,6 +41,7 @@ CONTROLLERS = (
     WorkflowController,
     ScheduleController,
     SessionController,
+    ConsumerController,
     EventController,
     StreamController,
     StreamTokenController,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Annotated, Any
 
 import msgspec
@@ -22,10 +23,11 @@ from howdah.app.api.stream_tokens import authenticate_reader
 from howdah.app.api.streams import VARY, LastId, LastIdInQuery, Types, head_of_stream, open_stream
 from howdah.app.composition import Resources
 from howdah.app.realtime.frames import EVENT_STREAM, CloudEvent, cloud_event
-from howdah.sql.errors import HowdahError, SessionClosed, UnknownSession
+from howdah.sql.errors import HowdahError, SessionClosed, SessionFull, UnknownSession
 from howdah.sql.json_values import checked
-from howdah.sql.stream.calls import Appended, Event, NewEvent
+from howdah.sql.stream.calls import Appended, Event, NewEvent, read_consumer
 from howdah.sql.tables import event
+from howdah.sql.tables import session as session_table
 
 # One transaction's worth; a client with more sends several.
 MAX_BATCH = 500
@@ -35,8 +37,28 @@ MAX_SEQ = (1 << 63) - 1
 
 Type = Annotated[str, msgspec.Meta(min_length=1, max_length=200, examples=["note.added"])]
 Key = Annotated[str, msgspec.Meta(min_length=1, max_length=255, description="The same key again changes nothing.")]
+Source = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1,
+        max_length=255,
+        pattern=r'^[^\s<>"{}|\\^`\x00-\x1f\x7f]+$(?!\n)',
+        description="The CloudEvent's source, a URI reference; left out: the session.",
+    ),
+]
+Subject = Annotated[
+    str, msgspec.Meta(min_length=1, max_length=255, description="What it is about; left out, of a run: the run.")
+]
+TRACEPARENT = r"^[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$(?!\n)"
+Traceparent = Annotated[
+    str, msgspec.Meta(pattern=TRACEPARENT, description="W3C trace context; left out: the request's own header.")
+]
 After = Annotated[int, QueryParameter(ge=0, le=MAX_SEQ, description="Only events numbered above.")]
 Limit = Annotated[int, QueryParameter(ge=1, le=MAX_BATCH, description=f"Events of a page, 1 to {MAX_BATCH}.")]
+ConsumerInQuery = Annotated[
+    str | None,
+    QueryParameter(max_length=128, description="Begin after what this consumer has acknowledged."),
+]
 RunPath = Annotated[str, PathParameter(description="The run's id.", max_length=40)]
 
 
@@ -46,15 +68,21 @@ class EventToAppend(msgspec.Struct, forbid_unknown_fields=True):
     type: Type
     data: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
     key: Key | None = None
+    source: Source | None = None
+    subject: Subject | None = None
+    traceparent: Traceparent | None = None
 
 
 class EventsToAppend(msgspec.Struct, forbid_unknown_fields=True):
-    """One event by its `type`, `data` and `key`, or up to 500 as `events`."""
+    """One event by its `type`, `data` and so on, or up to 500 as `events`."""
 
     events: Annotated[list[EventToAppend], msgspec.Meta(min_length=1, max_length=MAX_BATCH)] | None = None
     type: Type | None = None
     data: msgspec.Raw = msgspec.field(default_factory=lambda: msgspec.Raw(b"{}"))
     key: Key | None = None
+    source: Source | None = None
+    subject: Subject | None = None
+    traceparent: Traceparent | None = None
 
 
 class AppendResult(msgspec.Struct, omit_defaults=True):
@@ -72,13 +100,25 @@ class AppendResults(msgspec.Struct):
     items: list[AppendResult]
 
 
+class Gap(msgspec.Struct, rename={"first": "from", "last": "to"}):
+    """Numbers of events that were asked for and are kept no longer."""
+
+    first: int
+    last: int
+
+
 class EventPage(msgspec.Struct):
-    """Events in order. `next` is the `after` of the next page; at the end of an open session, ask again with it."""
+    """Events in order. `next` is the `after` of the next page; at the end of an open session, ask again with it.
+
+    `first_seq` is the oldest event that is kept; a page asked for from before it has the `gap`.
+    """
 
     events: list[CloudEvent]
     next: int
+    first_seq: int
     last_seq: int
     closed: bool
+    gap: Gap | msgspec.UnsetType = msgspec.UNSET
 
 
 _READ_RESPONSES = {
@@ -99,6 +139,7 @@ class EventController(Controller):
     )
     async def append_events(
         self,
+        request: Request[Any, Any, State],
         session_id: SessionPath,
         data: JSONBody[EventsToAppend],
         caller: NamedDependency[Caller],
@@ -106,10 +147,10 @@ class EventController(Controller):
     ) -> Response[AppendResults | AppendResult]:
         """Append one event, or a batch of which a bad one fails alone. 201 once it is on disk."""
         single = data.events is None
-        results = await _append(resources, caller.tenant(), session_id, _asked(data))
+        results = await _append(resources, caller.tenant(), session_id, _asked(data), _traceparent(request))
         refusals = [result for result in results if isinstance(result, Exception)]
         # What is wrong with the session is wrong with the request, not with its items.
-        of_session = [r for r in refusals if isinstance(r, UnknownSession | SessionClosed)]
+        of_session = [r for r in refusals if isinstance(r, UnknownSession | SessionClosed | SessionFull)]
         if refusals and (single or len(of_session) == len(results)):
             raise refusals[0]
         items = [_result(index, result) for index, result in enumerate(results)]
@@ -129,6 +170,7 @@ class EventController(Controller):
         types: Types = None,
         last_id: LastId = None,
         last_id_in_query: LastIdInQuery = None,
+        consumer: ConsumerInQuery = None,
     ) -> Response[Any]:
         """Read a session's events: a page of JSON, or a stream that can be left and resumed by `Last-Event-ID`.
 
@@ -136,9 +178,15 @@ class EventController(Controller):
         """
         reader = await authenticate_reader(request, resources)
         reader.check(session_id)
+        last_id = last_id or last_id_in_query
+        if consumer is not None:
+            # What it has not acknowledged it gets again, whatever it has seen.
+            async with resources.pool.connection() as connection:
+                found = await read_consumer(connection, reader.tenant_id, session_id, consumer)
+            after, last_id = found.acked_seq, None
         if not _wants_stream(request):
             return await _page(resources, reader.tenant_id, session_id, after, limit, types)
-        return await open_stream(request, resources, reader, [session_id], types, last_id or last_id_in_query, after)
+        return await open_stream(request, resources, reader, [session_id], types, last_id, after)
 
     @head("/v1/sessions/{session_id:str}/events", opt={OPEN: True}, include_in_schema=False)
     async def look_at_events(
@@ -187,11 +235,13 @@ def _asked(data: JSONBody[EventsToAppend]) -> list[EventToAppend]:
     if alone == (data.events is not None):
         detail = "send one event, with a `type`, or several as `events`"
         raise Refused(422, "invalid-request", detail, errors=[FieldError(detail, "/type")])
-    return data.events or [EventToAppend(data.type or "", data.data, data.key)]
+    return data.events or [
+        EventToAppend(data.type or "", data.data, data.key, data.source, data.subject, data.traceparent)
+    ]
 
 
 async def _append(
-    resources: Resources, tenant_id: str, session_id: str, asked: list[EventToAppend]
+    resources: Resources, tenant_id: str, session_id: str, asked: list[EventToAppend], traceparent: str | None
 ) -> list[Appended | Exception]:
     """What became of each; those that can be written go into one batch, in order."""
     results: list[Appended | Exception | asyncio.Future[Appended]] = []
@@ -201,7 +251,7 @@ async def _append(
         except HowdahError as error:
             results.append(error)
         else:
-            results.append(resources.appender.add(NewEvent(tenant_id, session_id, new.type, text, new.key)))
+            results.append(resources.appender.add(_new_event(tenant_id, session_id, new, text, traceparent)))
     futures = [result for result in results if isinstance(result, asyncio.Future)]
     done = iter(await asyncio.gather(*futures, return_exceptions=True))
     return [_outcome(next(done) if isinstance(r, asyncio.Future) else r, session_id) for r in results]
@@ -213,10 +263,27 @@ def _outcome(result: Appended | BaseException, session_id: str) -> Appended | Ex
             return UnknownSession(f"session {session_id!r} is unknown: open it first, by POST /v1/sessions")
         if result.status == "closed":
             return SessionClosed(f"session {session_id!r} is closed: nothing can be appended to it")
+        if result.status == "full":
+            return SessionFull(
+                f"session {session_id!r} is full: a required consumer is as far behind as the window allows; try again"
+                f" when it has acknowledged some, see GET /v1/sessions/{session_id}/consumers"
+            )
         return result
     if isinstance(result, Exception):
         return result
     raise result
+
+
+def _new_event(tenant_id: str, session_id: str, new: EventToAppend, data: str, traceparent: str | None) -> NewEvent:
+    return NewEvent(
+        tenant_id, session_id, new.type, data, new.key, new.source, new.subject, new.traceparent or traceparent
+    )
+
+
+def _traceparent(request: Request[Any, Any, State]) -> str | None:
+    """The request's own, where it is one: another is ignored, as W3C asks."""
+    given = request.headers.get("traceparent", "")
+    return given if re.match(TRACEPARENT, given) else None
 
 
 def _result(index: int, result: Appended | Exception) -> AppendResult:
@@ -239,10 +306,19 @@ async def _page(
 ) -> Response[EventPage]:
     # The session first: its last number then bounds the page, so that nothing is passed over that comes meanwhile.
     session = await read_session(resources, tenant_id, session_id)
-    c = event.c
+    c, s = event.c, session_table.c
+    of_session = s.tenant_id == tenant_id, s.id == session_id
     query = (
-        select(c.seq, c.type, cast(c.data, Text), c.run_id, c.created_at)
-        .where(c.tenant_id == tenant_id, c.session_id == session_id, c.seq > after, c.seq <= session.last_seq)
+        select(c.seq, c.type, cast(c.data, Text), c.run_id, c.created_at, c.source, c.subject, c.traceparent)
+        .where(
+            c.tenant_id == tenant_id,
+            c.session_id == session_id,
+            c.seq > max(after, session.first_seq - 1),
+            c.seq <= session.last_seq,
+            # The days that it can be in.
+            c.created_at >= select(s.first_at).where(*of_session).scalar_subquery(),
+            c.created_at <= select(s.last_at).where(*of_session).scalar_subquery(),
+        )
         .order_by(c.seq)
         .limit(limit)
     )
@@ -254,8 +330,10 @@ async def _page(
         EventPage(
             [cloud_event(tenant_id, session_id, each) for each in found],
             next=found[-1].seq if len(found) == limit else max(after, session.last_seq),
+            first_seq=session.first_seq,
             last_seq=session.last_seq,
             closed=session.state == "closed",
+            gap=Gap(after + 1, session.first_seq - 1) if after < session.first_seq - 1 else msgspec.UNSET,
         ),
         headers=VARY,
     )

@@ -18,7 +18,7 @@ from psycopg import errors as pg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoConnection
 
-from howdah.sql.errors import BadValue, HowdahError, QueueFull, from_psycopg
+from howdah.sql.errors import BadValue, HowdahError, QueueFull, SessionFull, from_psycopg
 
 log = structlog.get_logger(__name__)
 
@@ -91,7 +91,7 @@ def problem_of(error: Exception, instance: str | None = None) -> tuple[Problem, 
         error = _unavailable()
     if isinstance(error, HowdahError):
         slug = re.sub(r"(?<!^)(?=[A-Z])", "-", type(error).__name__).lower()
-        headers = RETRY_AFTER if isinstance(error, QueueFull) else {}
+        headers = RETRY_AFTER if isinstance(error, QueueFull | SessionFull) else {}
         return Problem(_type(slug), error.title, error.status, str(error), instance, error.sqlstate), headers
     if isinstance(error, HTTPException):
         error = _of_framework(error)

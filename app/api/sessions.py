@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
-from litestar import Controller, Response, get, post
+from litestar import Controller, Response, get, patch, post
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody, PathParameter
@@ -19,7 +19,7 @@ from howdah.app.api.pagination import DEFAULT_LIMIT, Cursor, Limit, decode_curso
 from howdah.app.api.run_reads import FINAL_STATES, Run, find_run, parse_run_id
 from howdah.app.composition import Resources
 from howdah.sql.errors import UnknownRun, UnknownSession
-from howdah.sql.stream.calls import close_session, create_session
+from howdah.sql.stream.calls import close_session, create_session, set_event_window
 from howdah.sql.tables import session
 
 OWN_PREFIX = "run:"
@@ -34,6 +34,14 @@ SessionId = Annotated[
 ]
 
 
+Window = Annotated[
+    int,
+    msgspec.Meta(
+        ge=1,
+        le=(1 << 53) - 1,
+        description="How many events its slowest required consumer may be behind before producers have to wait.",
+    ),
+]
 SessionPath = Annotated[str, PathParameter(description="The session's id; `run:<id>` for a run's own.", max_length=128)]
 
 
@@ -41,17 +49,29 @@ class NewSession(msgspec.Struct, forbid_unknown_fields=True):
     """A session to open; without an `id` it is given one."""
 
     id: SessionId | None = None
+    event_window: Window | None = None
+
+
+class SessionChanges(msgspec.Struct, forbid_unknown_fields=True):
+    """What to change of a session: a number sets its window, null removes it."""
+
+    event_window: Window | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class Session(msgspec.Struct):
-    """A session as it stands; `last_seq` is the number of its last event, 0 before the first."""
+    """A session as it stands; `last_seq` is the number of its last event, 0 before the first.
+
+    `first_seq` is the oldest event that is kept, last_seq + 1 if none is.
+    """
 
     id: str
     tenant: str
     state: Literal["open", "closed"]
     last_seq: int
+    first_seq: int
     created_at: datetime
     closed_at: datetime | None
+    event_window: int | None
 
 
 class SessionPage(msgspec.Struct):
@@ -75,7 +95,7 @@ class SessionController(Controller):
         tenant_id = caller.tenant()
         session_id = data.id or secrets.token_hex(8)
         async with resources.pool.connection() as connection:
-            created = await create_session(connection, tenant_id, session_id)
+            created = await create_session(connection, tenant_id, session_id, data.event_window)
         found = await read_session(resources, tenant_id, session_id)
         return Response(
             found,
@@ -117,6 +137,21 @@ class SessionController(Controller):
         """Look up a session: its state, and the number of its last event."""
         return await read_session(resources, caller.tenant(), session_id)
 
+    @patch("/{session_id:str}", dto=JsonBody[SessionChanges])
+    async def change_session(
+        self,
+        session_id: SessionPath,
+        data: JSONBody[SessionChanges],
+        caller: NamedDependency[Caller],
+        resources: NamedDependency[Resources],
+    ) -> Session:
+        """Set a session's window, or remove it: producers wait for required consumers that are further behind."""
+        tenant_id = caller.tenant()
+        if data.event_window is not msgspec.UNSET:
+            async with resources.pool.connection() as connection:
+                await set_event_window(connection, tenant_id, session_id, data.event_window)
+        return await read_session(resources, tenant_id, session_id)
+
     @post("/{session_id:str}/close", status_code=200)
     async def close_session(
         self, session_id: SessionPath, caller: NamedDependency[Caller], resources: NamedDependency[Resources]
@@ -143,7 +178,7 @@ async def read_session(resources: Resources, tenant_id: str, session_id: str) ->
         row = (await reading.execute(query)).one_or_none()
     found = None if row is None else _session(row)
     if found is None and of_run is not None:
-        found = Session(session_id, tenant_id, "open", 0, of_run.created_at, None)
+        found = Session(session_id, tenant_id, "open", 0, 1, of_run.created_at, None, None)
     if found is None:
         raise UnknownSession(f"session {session_id!r} is unknown: open it first, by POST /v1/sessions")
     if of_run is not None and of_run.state in FINAL_STATES and found.state == "open":
@@ -162,4 +197,13 @@ async def _owner(resources: Resources, tenant_id: str, session_id: str) -> Run |
 
 
 def _session(row: Row[Any]) -> Session:
-    return Session(row.id, row.tenant_id, row.state, row.last_seq, row.created_at, row.closed_at)
+    return Session(
+        row.id,
+        row.tenant_id,
+        row.state,
+        row.last_seq,
+        row.first_seq,
+        row.created_at,
+        row.closed_at,
+        row.event_window,
+    )

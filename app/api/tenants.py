@@ -21,6 +21,7 @@ from howdah.app.composition import Resources
 from howdah.app.keys import new_api_key, store_key
 from howdah.sql.errors import UnknownTenant
 from howdah.sql.queue.calls import pause_tenant, set_tenant_weight
+from howdah.sql.stream.calls import set_tenant_event_days
 from howdah.sql.tables import api_key, tenant
 from howdah.sql.tenancy.calls import create_tenant, revoke_api_key
 
@@ -43,19 +44,25 @@ class NewTenant(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class TenantChanges(msgspec.Struct, forbid_unknown_fields=True):
-    """What to change of a tenant; what is left out or null stays."""
+    """What to change of a tenant; what is left out stays."""
 
     weight: Annotated[float, msgspec.Meta(ge=0.001, le=1000)] | None = None
     paused: bool | None = None
+    event_days: Annotated[int, msgspec.Meta(ge=1, le=36500)] | msgspec.UnsetType | None = msgspec.UNSET
+    """For how many days its events are kept; null: as long as the installation keeps them."""
 
 
 class Tenant(msgspec.Struct, frozen=True):
-    """A customer. `weight`: its share of each queue beside the others' shares. While `paused`, no run of it starts."""
+    """A customer. `weight`: its share of each queue beside the others' shares. While `paused`, no run of it starts.
+
+    `event_days`: for how many days its events are kept; null: as long as the installation keeps them.
+    """
 
     id: str
     name: str
     weight: float
     paused: bool
+    event_days: int | None
     created_at: datetime
 
 
@@ -137,12 +144,16 @@ class TenantController(Controller):
     async def change_tenant(
         self, tenant_id: TenantId, data: JSONBody[TenantChanges], resources: NamedDependency[Resources]
     ) -> Tenant:
-        """Set a tenant's weight, pause it in all queues, or let it go on. Runs that run go on to their end."""
+        """Set a tenant's weight or for how long its events are kept, pause it in all queues, or let it go on.
+
+        Runs that run go on to their end."""
         async with resources.pool.connection() as connection, connection.transaction():
             if data.weight is not None:
                 await set_tenant_weight(connection, tenant_id, data.weight)
             if data.paused is not None:
                 await pause_tenant(connection, tenant_id, data.paused)
+            if data.event_days is not msgspec.UNSET:
+                await set_tenant_event_days(connection, tenant_id, data.event_days)
         return await _find_tenant(resources.engine, tenant_id)
 
     @post("/{tenant_id:str}/keys", dto=JsonBody[NewKeyBody])
@@ -202,4 +213,4 @@ async def _find_tenant(engine: AsyncEngine, tenant_id: str) -> Tenant:
 
 
 def _tenant(row: Row[Any]) -> Tenant:
-    return Tenant(row.id, row.name, row.weight, row.paused, row.created_at)
+    return Tenant(row.id, row.name, row.weight, row.paused, row.event_days, row.created_at)

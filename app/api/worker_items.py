@@ -13,7 +13,7 @@ import msgspec
 from howdah.app.api.bodies import decode_body
 from howdah.app.api.problems import FieldError, Problem, Refused, problem_of
 from howdah.app.composition import Resources
-from howdah.sql.errors import HowdahError, StaleAttempt, StepRepeated
+from howdah.sql.errors import HowdahError, SessionFull, StaleAttempt, StepRepeated
 from howdah.sql.json_values import MAX_BYTES, checked
 from howdah.sql.queue.writer import RUNS_CHANNEL
 from howdah.sql.stream.writer import EVENTS_CHANNEL
@@ -71,10 +71,11 @@ class SentSignal(msgspec.Struct, frozen=True):
 class ItemResult(msgspec.Struct, frozen=True, omit_defaults=True):
     """What became of the item at `index`: `ok`, on disk. `stale`: the attempt is over, nothing was written. `repeated`:
     the step had an output, which stays. Of a wait: `ready`, what it waits for has come, here are all `signals`, go on;
-    `cancelled`, end the run so. `refused`: see its `problem`."""
+    `cancelled`, end the run so. `full`: a reader of the session is too far behind for this event, or for one before it
+    of the run; send both again later, in order. `refused`: see its `problem`."""
 
     index: int
-    status: Literal["ok", "stale", "repeated", "ready", "cancelled", "refused"]
+    status: Literal["ok", "stale", "repeated", "ready", "cancelled", "full", "refused"]
     signals: list[SentSignal] | None = None
     problem: Problem | None = None
 
@@ -228,6 +229,12 @@ def _result(
             f"step {item.name!r} of run {item.run_id} ran again although its output was on disk; the first was kept"
         )
         return ItemResult(index, status, problem=problem_of(repeated)[0])
+    if status == "full":
+        full = SessionFull(
+            f"{item.kind} {item.name!r} of run {item.run_id} was not written: a required consumer of its session is as"
+            " far behind as the session's window allows; send it again later, after the events before it"
+        )
+        return ItemResult(index, status, problem=problem_of(full)[0])
     return ItemResult(index, status, signals=signals.get(item.run_id, []) if status == "ready" else None)
 
 

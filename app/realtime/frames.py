@@ -47,7 +47,8 @@ class CloudEvent(msgspec.Struct, kw_only=True):
     sequence: str
     data: msgspec.Raw
     subject: str | msgspec.UnsetType = msgspec.UNSET
-    """The run that wrote it."""
+    """What it is about; of a run's event, the run, unless it says otherwise."""
+    traceparent: str | msgspec.UnsetType = msgspec.UNSET
     datacontenttype: str = "application/json"
 
 
@@ -55,11 +56,12 @@ def cloud_event(tenant_id: str, session_id: str, event: Event) -> CloudEvent:
     """An event as the world sees it: `source` and `id` together are unique in the installation."""
     return CloudEvent(
         id=f"{session_id}/{event.seq}",
-        source=f"/tenants/{tenant_id}/sessions/{session_id}",
+        source=event.source or f"/tenants/{tenant_id}/sessions/{session_id}",
         type=event.type,
         time=event.created_at,
         sequence=f"{event.seq:020}",
-        subject=msgspec.UNSET if event.run_id is None else str(event.run_id),
+        subject=event.subject or (msgspec.UNSET if event.run_id is None else str(event.run_id)),
+        traceparent=event.traceparent or msgspec.UNSET,
         data=msgspec.Raw(event.data.encode()),
     )
 

@@ -200,7 +200,8 @@ class Hub:
             async with self._pool.connection() as connection:
                 # In this order: a run's last events are committed with its end, or before.
                 ended = await _ended_runs(connection, places)
-                found = await read_sessions(connection, list(places), limit)
+                since = [next((s.since for s in seats if s.since is not None), None) for seats in places.values()]
+                found = await read_sessions(connection, list(places), limit, since)
         except BaseException:
             self.look(seat for seats in places.values() for seat in seats)
             raise

@@ -83,7 +83,7 @@ class Rest:
             When to be woken at the latest.
         """
         await self._may_go_on()
-        if self._holder.stop is Stop.CANCELLED:
+        if self.tidying_up:
             # It tidies up, and may not rest any more: that would end it.
             left = TIDY_EVERY if until is None else (until - self._clock.now()).total_seconds()
             await asyncio.sleep(max(0.0, min(TIDY_EVERY, left)))
@@ -96,6 +96,11 @@ class Rest:
             await came
         finally:
             self._waits.pop(came, None)
+
+    @property
+    def tidying_up(self) -> bool:
+        """Whether the run was cancelled, and only does what its code does about it."""
+        return self._holder.stop is Stop.CANCELLED
 
     def lose(self) -> None:
         """Another attempt has the run: nothing more may begin here, neither what its code does about the refusal."""

@@ -354,6 +354,9 @@ class Run:
     async def emit(self, type: str, data: Any = None, *, key: str | None = None) -> None:
         """Append an event to the run's session; on disk when this returns.
 
+        Where the session has a window, and a required consumer is as far behind as that allows, it waits until there
+        is room; other branches of the run go on.
+
         A replay does not repeat it: without a `key` of your own it is known by its type, its data and how often the
         same was emitted in this step (or between the steps) before.
 
@@ -363,6 +366,8 @@ class Run:
             If another attempt has the run by now.
         BadValue, TooLarge
             If `data` cannot be stored; the limit is 256 KiB.
+        SessionFull
+            If there is no room, and the run is only tidying up, because somebody has cancelled it.
         """
         body = encode(data, f"the data of event {type!r}", MAX_EVENT_BYTES)
         known_by = key
@@ -374,11 +379,7 @@ class Run:
         at = self._engine.clock.now()
         item = RunItem(self.id, self.attempt, "event", type, body, key=f"{self.id}/{known_by}", at=at)
         self.has_events = True
-        await self._rest.begin()
-        try:
-            self._steps.refuse_unless_ok(await self._engine.writer.submit(item), type)
-        finally:
-            self._rest.done()
+        await session_events.write(self._engine.writer, self._rest, self._steps, item)
         self._engine.notifier.hint(EVENTS_CHANNEL, [f"{self.tenant_id}/{self.session_id}"])
 
     async def progress(self, fraction: float, note: str = "") -> None:

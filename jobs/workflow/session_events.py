@@ -1,18 +1,27 @@
-"""A session's events, as a run reads them."""
+"""A session's events, as a run reads and writes them."""
 
 from __future__ import annotations
 
+import asyncio
+import random
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from howdah.jobs.workflow.rest import Rest
+from howdah.jobs.workflow.steps import Steps
+from howdah.sql.errors import SessionFull
+from howdah.sql.group_commit import GroupCommit
 from howdah.sql.pool import Pool
 from howdah.sql.reconnect import through_reconnects
 from howdah.sql.stream.calls import Event, read_events
+from howdah.sql.workflow.calls import ItemStatus, RunItem
 
 PAGE = 500
+# Seconds between looks whether a full session has room: the first, and the longest that they become.
+FULL_PAUSE = (0.05, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +44,28 @@ async def read(pool: Pool, tenant_id: str, session_id: str, after: int) -> list[
 
     events = await through_reconnects(page, "events")
     return [SessionEvent(e.seq, e.type, msgspec.json.decode(e.data), e.run_id, e.created_at) for e in events]
+
+
+async def write(writer: GroupCommit[RunItem, ItemStatus], rest: Rest, steps: Steps, item: RunItem) -> None:
+    """Write an event; wait where its session is full. The run does not rest meanwhile.
+
+    Errors are those of `Run.emit`.
+    """
+    pause, longest = FULL_PAUSE
+    while True:
+        await rest.begin()
+        try:
+            status = await writer.submit(item)
+            if status != "full":
+                steps.refuse_unless_ok(status, item.name)
+                return
+            if rest.tidying_up:
+                raise SessionFull(
+                    f"event {item.name!r} of run {item.run_id} was not written: a required consumer of its session is"
+                    " too far behind, and a cancelled run does not wait for it"
+                )
+            # Spread out: many runs may wait for the same consumer.
+            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, hides nothing
+        finally:
+            rest.done()
+        pause = min(2 * pause, longest)

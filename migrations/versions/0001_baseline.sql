@@ -2,15 +2,18 @@ create extension if not exists vector with schema public;
 create schema the_cell_ops;
 set local check_function_bodies = off;
 set local search_path = the_cell, public;
--- weight: its share of each queue beside the other tenants' shares.
+-- weight: its share of each queue beside the other tenants' shares. event_days: for how many days its events are kept; null:
+-- as long as the installation keeps them.
 create table tenant (
     id text not null,
     name text not null,
     weight double precision not null default 1,
     paused boolean not null default false,
+    event_days integer,
     created_at timestamptz not null default now(),
     constraint tenant_pkey primary key (id),
     constraint tenant_weight_check check (weight between 0.001 and 1000),
+    constraint tenant_event_days_check check (event_days between 1 and 36500),
     constraint tenant_id_check check (id ~ '^[a-z0-9][a-z0-9-]{0,62}$')
 );
 -- Stock procrastinate clients know no tenants: what they send belongs to this one.
@@ -966,12 +969,15 @@ begin
 end
 $$;
 
--- Drops one day of history, of checkpoints or of signals that is older than p_keep: call it until it answers nothing. One a call,
--- because a drop locks the whole table until its transaction ends.
+-- Drops one day of history, of checkpoints, of signals or of events that is older than it is kept: call it until it answers
+-- nothing. One a call, because a drop locks the whole table until its transaction ends.
+--   p_keep   for how long history is kept; null: for ever
 --   dropped  false: somebody reads or writes the table right now. It waits a fifth of a second at most, because
 --            everybody else would wait behind it; the day stays for the next time.
 -- A day of checkpoints or signals goes once no run that was enqueued on it is live, or in history: such a run may be requeued, and
 -- goes on from its last finished step. Today stays, whatever p_keep is.
+-- A day of events goes once no session keeps anything of it (cut_sessions), but neither today nor yesterday, which somebody
+-- may just be writing to.
 create function drop_partitions(p_keep interval) returns table (partition text, dropped boolean)
 language plpgsql
 set enable_hashjoin = off
@@ -980,7 +986,7 @@ set enable_seqscan = off
 set lock_timeout = '200ms'
 as $$
 declare
-    v_before date := least(engine_now() - p_keep, engine_now()) at time zone 'utc';
+    v_before date := case when p_keep is not null then least(engine_now() - p_keep, engine_now()) at time zone 'utc' end;
 begin
     if not pg_try_advisory_xact_lock(hashtextextended(current_schema() || '.partitions', 0)) then
         return;
@@ -988,18 +994,25 @@ begin
     select d.name into partition
     from (
         select c.relname as name, i.inhparent = 'run_history'::regclass as is_history,
+               i.inhparent = 'event'::regclass as is_events,
                case when c.relname ~ '_\d{8}$' then right(c.relname, 8)::date end as day
         from pg_inherits as i
         join pg_class as c on c.oid = i.inhrelid
-        where i.inhparent in ('run_history'::regclass, 'checkpoint'::regclass, 'signal'::regclass)
+        where i.inhparent in ('run_history'::regclass, 'checkpoint'::regclass, 'signal'::regclass, 'event'::regclass)
     ) as d
-    where d.day < v_before
-      and (d.is_history
-           or (not exists (select from run as r where r.id >= first_run_id(d.day) and r.id < first_run_id(d.day + 1))
+    where case when d.is_events then d.day < (engine_now() at time zone 'utc')::date - 1 else d.day < v_before end
+      and case
+          when d.is_history then true
+          when d.is_events then not exists (
+              select from tenant as t
+              where exists (select from session as s
+                            where s.tenant_id = t.id and s.first_at < (d.day + 1)::timestamp at time zone 'utc'))
+          else not exists (select from run as r where r.id >= first_run_id(d.day) and r.id < first_run_id(d.day + 1))
                and not exists (select from run_history as h
                                where h.id >= first_run_id(d.day) and h.id < first_run_id(d.day + 1)
-                                 and h.finished_at >= d.day::timestamp at time zone 'utc')))
-    order by d.day, not d.is_history
+                                 and h.finished_at >= d.day::timestamp at time zone 'utc')
+          end
+    order by d.day, not d.is_history, d.name
     limit 1;
     if partition is not null then
         begin
@@ -2172,7 +2185,7 @@ begin
 end
 $$;
 
--- Makes the day partitions of history, checkpoints and signals from today to p_days ahead. Called by maintenance, any number
+-- Makes the day partitions of history, checkpoints, signals and events from today to p_days ahead. Called by maintenance, any number
 -- of times. A partition is built apart and attached: that leaves the parent alone, but locks the default partition, so a
 -- day that cannot have it within a fifth of a second is left for the next call. Longer, and whoever comes after would
 -- wait too, behind a dump say.
@@ -2200,7 +2213,8 @@ begin
         for v_parent, v_from, v_to in values
             ('run_history', (v_day::timestamp at time zone 'utc')::text, (v_next::timestamp at time zone 'utc')::text),
             ('checkpoint', first_run_id(v_day)::text, first_run_id(v_next)::text),
-            ('signal', first_run_id(v_day)::text, first_run_id(v_next)::text)
+            ('signal', first_run_id(v_day)::text, first_run_id(v_next)::text),
+            ('event', (v_day::timestamp at time zone 'utc')::text, (v_next::timestamp at time zone 'utc')::text)
         loop
             v_name := v_parent || to_char(v_day, '_YYYYMMDD');
             continue when to_regclass(v_name) is not null;
@@ -3544,11 +3558,13 @@ $$;
 --   p_bodies    JSON as text
 --   p_keys      the step that a step came after, see checkpoint.after | an event's producer key: a repeat changes nothing | a retry's change, as JSON text: {"priority", "queue"}, both
 --               optional; the run keeps it
---   p_times     when a step started | when an event happened | when the run is due again
+--   p_times     when a step started | when the run is due again
 -- status, an item:
 --   ok        it is on disk (also when an earlier, interrupted flush of the same attempt had put it there)
 --   stale     the attempt is over: another one has the run, or it has ended. Nothing was written.
 --   busy      somebody else holds the run or its session. Nothing of this run was written; send it again.
+--   full      an event for which its session's window has no room, as a required consumer is too far behind; or what came after
+--             such an event of this run. It was not written; send it again later, in that order.
 --   repeated  a later attempt finished a step whose output was already on disk. The first output stays.
 --   ready     of a wait: what it waits for has come. It was not put to rest, and goes on.
 --   cancelled of a wait: somebody asked to cancel the run. It was not put to rest, and should end.
@@ -3596,6 +3612,8 @@ declare
     v_ready bigint[];
     v_cancelled bigint[];
     v_events boolean := 'event' = any (p_kinds);
+    v_event_ords integer[];
+    v_full integer[];
     v_listens boolean := 'wait' = any (p_names) and 'session' = any (p_keys);
 begin
     perform assert_read_committed();
@@ -3666,6 +3684,27 @@ begin
         left join run as r on r.id = i.run_id and r.attempt = i.attempt and r.claimed_at is not null;
     end if;
 
+    -- First, because what follows an event that does not fit is not written either.
+    if v_events then
+        v_event_ords := array(
+            select i.ord from unnest(v_live, p_kinds) with ordinality as i(run_id, kind, ord)
+            where i.kind = 'event' and i.run_id is not null order by i.ord);
+        v_full := append_run_events(
+            array(select v_live[o] from unnest(v_event_ords) as o), array(select p_names[o] from unnest(v_event_ords) as o),
+            array(select p_bodies[o] from unnest(v_event_ords) as o), array(select p_keys[o] from unnest(v_event_ords) as o),
+            p_notify);
+        if v_full <> '{}' then
+            v_full := array(select v_event_ords[f] from unnest(v_full) as f);
+            select array_agg(case when i.ord = any (v_full) or f.first < i.ord and i.kind <> 'event' then 'full'
+                                  else i.status end order by i.ord),
+                   array_agg(case when f.first is null or i.ord < f.first then i.run_id end order by i.ord)
+            into v_status, v_live
+            from unnest(v_live, p_kinds, v_status) with ordinality as i(run_id, kind, status, ord)
+            left join (select v_live[o] as run_id, min(o) as first from unnest(v_full) as o group by 1) as f
+                   on f.run_id = i.run_id;
+        end if;
+    end if;
+
     if 'checkpoint' = any (p_kinds) then
         with written as (
             insert into checkpoint as c (run_id, step, tenant_id, attempt, output, started_at, finished_at, after)
@@ -3679,15 +3718,6 @@ begin
             returning c.run_id, c.step, c.repeats
         )
         select coalesce(array_agg(w.run_id || '/' || w.step), '{}') into v_repeated from written as w where w.repeats > 0;
-    end if;
-
-    if v_events then
-        perform append_run_events(
-            array_agg(i.run_id order by i.ord), array_agg(i.name order by i.ord), array_agg(i.body order by i.ord),
-            array_agg(i.key order by i.ord), array_agg(coalesce(i.at, v_now) order by i.ord), p_notify)
-        from unnest(v_live, p_kinds, p_names, p_bodies, p_keys, p_times)
-            with ordinality as i(run_id, kind, name, body, key, at, ord)
-        where i.kind = 'event' and i.run_id is not null;
     end if;
 
     if 'wait' = any (p_names) then
@@ -4136,11 +4166,8 @@ as $$
                           where s.run_id = r.id and s.name = a ->> 'signal' and s.no > (a ->> 'after')::integer)
                    or a ? 'children' and not exists (
                           select from run as c where c.parent_id = r.id and c.parent_step = a ->> 'children')
-                   or a ? 'events' and exists (
-                          select from event as e
-                          where e.tenant_id = r.tenant_id and e.session_id = r.session_id
-                            and e.seq > (a ->> 'events')::bigint and e.run_id is distinct from r.id
-                            and (coalesce(a -> 'types', 'null') = 'null' or a -> 'types' ? e.type))))
+                   or a ? 'events'
+                      and has_event(r.tenant_id, r.session_id, (a ->> 'events')::bigint, a -> 'types', r.id)))
 $$;
 
 -- Wakes the runs that wait for events of these sessions, whose locks the caller holds.
@@ -4208,19 +4235,37 @@ $$;
 
 -- An ordered stream within a tenant. Its row is the counter of its events, so that numbers have no gaps:
 -- a number is allotted under this row's lock, in the transaction that writes the event.
+--   first_seq  the oldest event that is kept; last_seq + 1: none is. What is below is cut: rows of it that are still there are
+--              read by nobody
+--   first_at   no event of it that has a row is older, nor is its end: what cut_sessions looks for. infinity: nothing to cut
+--   last_at    the time of its last event, or when it was opened: the next event is not older
+--   event_window  how far its slowest required consumer may be behind before producers have to wait; null: any distance
+--   acked_seq  the least that one of its required consumers has acknowledged; null: it has none
 create table session (
     tenant_id text not null,
     id text not null,
     state text not null default 'open',
     last_seq bigint not null default 0,
+    first_seq bigint not null default 1,
+    first_at timestamptz not null default now(),
+    last_at timestamptz not null default now(),
     created_at timestamptz not null default now(),
     closed_at timestamptz,
+    event_window bigint,
+    acked_seq bigint,
     constraint session_pkey primary key (tenant_id, id),
     -- A run without a session of its own writes to 'run:<id>'; no client can choose such a name.
     constraint session_id_check check (id ~ '^([A-Za-z0-9][A-Za-z0-9._-]{0,127}|run:[0-9]+)$'),
-    constraint session_state_check check (state in ('open', 'closed'))
+    constraint session_state_check check (state in ('open', 'closed')),
+    constraint session_window_check check (event_window >= 1)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 500);
+-- Appending changes nothing in it.
+create index session_first_idx on session (tenant_id, first_at);
 
+-- Partitioned by the day of created_at, which never goes back within a session: who knows when the last event was that he
+-- has seen reads no day before. Numbers and keys are unique because both are allotted under the session's lock: an index
+-- that said so would need the day as well.
+--   source, subject, traceparent  of the CloudEvent, where the producer gave them; else the session, the run, and none
 create table event (
     tenant_id text not null,
     session_id text not null,
@@ -4230,16 +4275,72 @@ create table event (
     key text,
     run_id bigint,
     created_at timestamptz not null,
-    constraint event_pkey primary key (tenant_id, session_id, seq),
-    constraint event_type_check check (length(type) between 1 and 200)
-);
-create unique index event_key_idx on event (tenant_id, session_id, key) where key is not null;
+    source text,
+    subject text,
+    traceparent text,
+    constraint event_pkey primary key (tenant_id, session_id, seq, created_at),
+    constraint event_type_check check (length(type) between 1 and 200),
+    constraint event_source_check check (length(source) between 1 and 255),
+    constraint event_subject_check check (length(subject) between 1 and 255),
+    constraint event_traceparent_check check (traceparent ~ '^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$')
+) partition by range (created_at);
+create index event_key_idx on event (tenant_id, session_id, key) where key is not null;
+-- An event must never be refused for want of a partition.
+create table event_default partition of event default;
+
+-- Who reads a session and says how far it has come: its place outlives it. required: producers wait for it, see
+-- session.event_window. acked_seq of all required ones, the least, is in the session's row, under whose lock they change.
+create table consumer (
+    tenant_id text not null,
+    session_id text not null,
+    name text not null,
+    acked_seq bigint not null,
+    required boolean not null,
+    created_at timestamptz not null,
+    acked_at timestamptz,
+    constraint consumer_pkey primary key (tenant_id, session_id, name),
+    constraint consumer_name_check check (name ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$')
+) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 500);
+
+-- A consumer has everything up to number p_seq. Less than it has said before changes nothing; more than there is, is refused.
+-- One that nobody waits for needs no lock on the session: its number only grows.
+create function ack_events(p_tenant text, p_session text, p_name text, p_seq bigint) returns table (acked_seq bigint)
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    v_last bigint;
+    v_acked bigint;
+begin
+    perform assert_read_committed();
+    select s.last_seq into v_last from session as s where s.tenant_id = p_tenant and s.id = p_session;
+    if p_seq > v_last then
+        raise exception 'session % has no event % yet', quote_literal(p_session), p_seq
+            using errcode = 'HW024', hint = format('its last one is %s', v_last);
+    end if;
+    update consumer as c set acked_seq = greatest(c.acked_seq, p_seq), acked_at = engine_now()
+    where c.tenant_id = p_tenant and c.session_id = p_session and c.name = p_name and not c.required
+    returning c.acked_seq into v_acked;
+    if not found then
+        perform lock_session(p_tenant, p_session);
+        update consumer as c set acked_seq = greatest(c.acked_seq, p_seq), acked_at = engine_now()
+        where c.tenant_id = p_tenant and c.session_id = p_session and c.name = p_name
+        returning c.acked_seq into v_acked;
+        if not found then
+            raise exception 'session % has no consumer %', quote_literal(p_session), quote_literal(p_name)
+                using errcode = 'HW023', hint = 'name it first: select * from put_consumer(...)';
+        end if;
+        perform count_acked(p_tenant, p_session);
+    end if;
+    return query select v_acked;
+end
+$$;
 
 -- One event, for psql and for other languages; it waits for the session and raises what is wrong.
 -- select * from append_event('acme', 'case-7', 'note.added', '{"text": "called back"}');
 create function append_event(
     p_tenant text, p_session text, p_type text, p_data jsonb default '{}', p_key text default null,
-    p_notify boolean default true
+    p_notify boolean default true, p_source text default null, p_subject text default null, p_traceparent text default null
 ) returns table (seq bigint, status text)
 language plpgsql
 as $$
@@ -4250,13 +4351,15 @@ declare
 begin
     select a.seq, a.status into v_seq, v_status
     from append_events(array[p_tenant], array[p_session], array[p_type], array[p_data::text], array[p_key],
-                       true, p_notify) as a;
+                       true, p_notify, array[p_source], array[p_subject], array[p_traceparent]) as a;
     case v_status
         when 'unknown_session' then
             raise exception 'session % is unknown', quote_literal(p_session)
                 using errcode = 'HW006', hint = 'open it first: select * from create_session(...)';
         when 'closed' then
             raise exception 'session % is closed', quote_literal(p_session) using errcode = 'HW007';
+        when 'full' then
+            perform raise_session_full(p_tenant, p_session);
         else
             return query select v_seq, v_status;
     end case;
@@ -4267,7 +4370,9 @@ $$;
 --   p_data   JSON as text, up to 256 KiB: an event is a small fact, not a document
 --   p_keys   producer keys, unique in their session; null: none
 --   p_wait   true: wait for sessions that others are writing to; false: answer busy, for callers who batch
--- status: created | existing (its key was seen: the first's number) | unknown_session | closed | busy
+--   p_sources, p_subjects, p_traceparents  of the CloudEvents; null: the session, none, none
+-- status: created | existing (its key was seen: the first's number) | unknown_session | closed | busy |
+--         full (a required consumer is too far behind: see session.event_window)
 create function append_events(
     p_tenants text[],
     p_sessions text[],
@@ -4275,7 +4380,10 @@ create function append_events(
     p_data text[],
     p_keys text[] default null,
     p_wait boolean default true,
-    p_notify boolean default true
+    p_notify boolean default true,
+    p_sources text[] default null,
+    p_subjects text[] default null,
+    p_traceparents text[] default null
 ) returns table (ord bigint, seq bigint, status text)
 language plpgsql
 set enable_hashjoin = off
@@ -4283,7 +4391,6 @@ set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare
-    v_now timestamptz := engine_now();
     v_status text[];
     v_open text[];
     v_closed text[];
@@ -4327,9 +4434,10 @@ begin
             array(select p_tenants[o] from unnest(v_ords) as o), array(select p_sessions[o] from unnest(v_ords) as o),
             array(select p_types[o] from unnest(v_ords) as o), array(select p_data[o] from unnest(v_ords) as o),
             array(select p_keys[o] from unnest(v_ords) as o), array(select null::bigint from unnest(v_ords)),
-            array(select v_now from unnest(v_ords))) as n
+            array(select p_sources[o] from unnest(v_ords) as o), array(select p_subjects[o] from unnest(v_ords) as o),
+            array(select p_traceparents[o] from unnest(v_ords) as o)) as n
     )
-    select i.ord, n.seq, case when i.status = 'created' and not n.created then 'existing' else i.status end
+    select i.ord, n.seq, coalesce(n.status, i.status)
     from unnest(v_status) with ordinality as i(status, ord)
     left join numbered as n on v_ords[n.ord] = i.ord
     order by i.ord;
@@ -4343,26 +4451,31 @@ $$;
 
 -- Events written by runs, in the same transaction as their checkpoints. The caller holds the sessions' locks.
 -- A run may write to a session that was closed meanwhile: its history must not lose what happened.
+-- Answers the positions of those that their session's window has no room for.
 create function append_run_events(
-    p_runs bigint[], p_types text[], p_data text[], p_keys text[], p_times timestamptz[], p_notify boolean
-) returns void
+    p_runs bigint[], p_types text[], p_data text[], p_keys text[], p_notify boolean
+) returns integer[]
 language plpgsql
 as $$
 declare
     v_tenants text[];
     v_sessions text[];
+    v_full integer[];
 begin
-    if p_runs is null then
-        return;
+    if p_runs = '{}' then
+        return '{}';
     end if;
     select array_agg(r.tenant_id order by i.ord), array_agg(session_of_run(r.id, r.session_id) order by i.ord)
     into v_tenants, v_sessions
     from unnest(p_runs) with ordinality as i(run_id, ord)
     join run as r on r.id = i.run_id;
-    perform number_events(v_tenants, v_sessions, p_types, p_data, p_keys, p_runs, p_times);
+    select coalesce(array_agg(n.ord::integer), '{}') into v_full
+    from number_events(v_tenants, v_sessions, p_types, p_data, p_keys, p_runs) as n
+    where n.status = 'full';
     if p_notify then
         perform notify_sessions(v_tenants, v_sessions);
     end if;
+    return v_full;
 end
 $$;
 
@@ -4375,7 +4488,9 @@ as $$
 declare
     v_last bigint;
 begin
-    update session as s set state = 'closed', closed_at = coalesce(s.closed_at, engine_now())
+    update session as s
+    set state = 'closed', closed_at = coalesce(s.closed_at, engine_now()),
+        first_at = least(s.first_at, s.closed_at, engine_now())
     where s.tenant_id = p_tenant and s.id = p_session
     returning s.last_seq into v_last;
     if v_last is null then
@@ -4388,16 +4503,155 @@ begin
 end
 $$;
 
+-- Brings session.acked_seq up to date with the session's required consumers, one of which has changed. The caller holds the
+-- session's lock.
+create function count_acked(p_tenant text, p_session text) returns void
+language sql
+as $$
+    update session as s set acked_seq = n.acked_seq
+    from (select min(c.acked_seq) as acked_seq from consumer as c
+          where c.tenant_id = p_tenant and c.session_id = p_session and c.required) as n
+    where s.tenant_id = p_tenant and s.id = p_session and s.acked_seq is distinct from n.acked_seq
+$$;
+
 -- Opens a session. A session that exists is left as it is: created is then false.
-create function create_session(p_tenant text, p_session text) returns table (created boolean)
+create function create_session(p_tenant text, p_session text, p_window bigint default null) returns table (created boolean)
 language plpgsql
 as $$
 begin
     if not exists (select from tenant where id = p_tenant) then
         raise exception 'tenant % is unknown', quote_literal(p_tenant) using errcode = 'HW009';
     end if;
-    insert into session (tenant_id, id, created_at) values (p_tenant, p_session, engine_now()) on conflict do nothing;
+    insert into session (tenant_id, id, first_at, last_at, created_at, event_window)
+    values (p_tenant, p_session, engine_now(), engine_now(), engine_now(), p_window)
+    on conflict do nothing;
     return query select found;
+end
+$$;
+
+-- Cuts off events older than their tenant keeps them: whole days, by tenant.event_days or else by p_days (null: for ever).
+-- p_limit sessions, and p_limit rows, at most: call it until it answers 0. A session that somebody writes to is left for
+-- the next time.
+-- The cut is session.first_seq, and readers see it at once. The rows go with their day's partition, see drop_partitions, once
+-- no session keeps anything of it; one by one where another tenant keeps that day for longer, or where it has no partition.
+-- A session that is closed, or a run's own whose run is over, goes once all of it is older.
+create function cut_sessions(p_days integer, p_limit integer default 1000) returns table (done integer)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+    v_today timestamptz := date_trunc('day', engine_now(), 'utc');
+    v_longest integer;
+    v_tenants text[];
+    v_sessions text[];
+    v_befores timestamptz[];
+    v_by_row boolean[];
+    v_next_at timestamptz[];
+    v_rows integer;
+begin
+    perform assert_read_committed();
+    select case when p_days is not null then greatest(p_days, max(t.event_days)) end into v_longest from tenant as t;
+
+    select array_agg(l.tenant_id), array_agg(l.id), array_agg(l.before), array_agg(l.by_row)
+    into v_tenants, v_sessions, v_befores, v_by_row
+    from (
+        select s.tenant_id, s.id, a.before, a.days is distinct from v_longest as by_row
+        from tenant as t
+        cross join lateral (
+            select coalesce(t.event_days, p_days) as days,
+                   v_today - make_interval(days => coalesce(t.event_days, p_days)) as before
+        ) as a
+        cross join lateral (
+            select o.tenant_id, o.id from session as o
+            where o.tenant_id = t.id and o.first_at < a.before
+            order by o.first_at
+            limit p_limit
+            for no key update skip locked
+        ) as s
+        limit p_limit
+    ) as l;
+    if v_tenants is null then
+        return query select 0;
+        return;
+    end if;
+
+    with kept as materialized (
+        select i.ord, s.tenant_id, s.id, s.state, s.closed_at, i.before, k.seq, k.created_at
+        from unnest(v_tenants, v_sessions, v_befores) with ordinality as i(tenant, session, before, ord)
+        join session as s on s.tenant_id = i.tenant and s.id = i.session
+        left join lateral (
+            select e.seq, e.created_at from event as e
+            where e.tenant_id = i.tenant and e.session_id = i.session and e.seq >= s.first_seq
+              and e.created_at >= i.before and e.created_at <= s.last_at
+            order by e.seq
+            limit 1
+        ) as k on true
+    ),
+    cut as (
+        update session as s set first_seq = coalesce(k.seq, s.last_seq + 1)
+        from kept as k
+        where s.tenant_id = k.tenant_id and s.id = k.id
+    )
+    -- When to look at it again, its rows gone: null is never more, for it goes as well.
+    select array_agg(case when k.created_at is not null then k.created_at
+                          when k.state = 'closed' then nullif(greatest(k.closed_at, k.before), k.before)
+                          when k.id !~ '^run:' then 'infinity'
+                          when exists (select from run as r where r.id = substr(k.id, 5)::bigint) then k.before
+                          end order by k.ord)
+    into v_next_at
+    from kept as k;
+
+    with cut as materialized (
+        select d.tenant_id, d.session_id, d.seq, d.created_at
+        from unnest(v_tenants, v_sessions, v_befores, v_by_row) as i(tenant, session, before, by_row)
+        join session as s on s.tenant_id = i.tenant and s.id = i.session
+        cross join lateral (
+            select e.tenant_id, e.session_id, e.seq, e.created_at from event as e
+            where i.by_row and e.tenant_id = i.tenant and e.session_id = i.session and e.seq < s.first_seq
+              and e.created_at >= s.first_at and e.created_at < i.before
+            union all
+            select e.tenant_id, e.session_id, e.seq, e.created_at from event_default as e
+            where not i.by_row and e.tenant_id = i.tenant and e.session_id = i.session and e.seq < s.first_seq
+            limit p_limit
+        ) as d
+        limit p_limit
+    )
+    delete from event as e using cut as c
+    where e.tenant_id = c.tenant_id and e.session_id = c.session_id and e.seq = c.seq and e.created_at = c.created_at;
+    get diagnostics v_rows = row_count;
+
+    -- Not all: the rest is found again from where it is.
+    if v_rows < p_limit then
+        delete from consumer as c
+        using unnest(v_tenants, v_sessions, v_next_at) as i(tenant, session, at)
+        where c.tenant_id = i.tenant and c.session_id = i.session and i.at is null;
+        delete from session as s
+        using unnest(v_tenants, v_sessions, v_next_at) as i(tenant, session, at)
+        where s.tenant_id = i.tenant and s.id = i.session and i.at is null;
+        update session as s set first_at = i.at
+        from unnest(v_tenants, v_sessions, v_next_at) as i(tenant, session, at)
+        where s.tenant_id = i.tenant and s.id = i.session and i.at is not null;
+    end if;
+    return query select cardinality(v_tenants);
+end
+$$;
+
+-- Forgets a consumer and its place: producers no longer wait for it.
+create function delete_consumer(p_tenant text, p_session text, p_name text)
+returns table (deleted boolean)
+language plpgsql
+as $$
+declare
+    v_deleted boolean;
+begin
+    perform lock_session(p_tenant, p_session);
+    delete from consumer as c where c.tenant_id = p_tenant and c.session_id = p_session and c.name = p_name;
+    v_deleted := found;
+    perform count_acked(p_tenant, p_session);
+    return query select v_deleted;
 end
 $$;
 
@@ -4417,6 +4671,24 @@ as $$
        or i.session like 'run:%' and not exists (select from run as r where r.id = substr(i.session, 5)::bigint)
 $$;
 
+-- Whether a session has an event after number p_after that is not of run p_but; p_types, a JSON array: of one of these types.
+create function has_event(p_tenant text, p_session text, p_after bigint, p_types jsonb, p_but bigint) returns boolean
+language plpgsql stable
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+as $$
+declare
+    v_session session;
+begin
+    select * into v_session from session as s where s.tenant_id = p_tenant and s.id = p_session and s.last_seq > p_after;
+    return found and exists (
+        select from event as e
+        where e.tenant_id = p_tenant and e.session_id = p_session and e.seq > greatest(p_after, v_session.first_seq - 1)
+          and e.created_at between v_session.first_at and v_session.last_at
+          and e.run_id is distinct from p_but and (coalesce(p_types, 'null') = 'null' or p_types ? e.type));
+end
+$$;
+
 -- Locks the sessions to which these runs write, in order, and makes those that are missing.
 -- Answers the runs whose session somebody else holds. (A run's session never changes, so reading it unlocked is safe.)
 -- Session by session: joined as sets, hundreds of them were compared with one another.
@@ -4430,6 +4702,7 @@ declare
     v_tenants text[];
     v_sessions text[];
     v_held text[];
+    v_now timestamptz := engine_now();
 begin
     select array_agg(w.tenant_id order by w.tenant_id, w.session_id), array_agg(w.session_id order by w.tenant_id, w.session_id)
     into v_tenants, v_sessions
@@ -4437,8 +4710,8 @@ begin
           from unnest(p_runs) as i(id)
           join run as r on r.id = i.id) as w;
 
-    insert into session (tenant_id, id, created_at)
-    select w.tenant_id, w.session_id, engine_now()
+    insert into session (tenant_id, id, first_at, last_at, created_at)
+    select w.tenant_id, w.session_id, v_now, v_now, v_now
     from unnest(v_tenants, v_sessions) with ordinality as w(tenant_id, session_id, ord)
     where not exists (select from session as s where s.tenant_id = w.tenant_id and s.id = w.session_id)
     order by w.ord
@@ -4463,6 +4736,22 @@ begin
 end
 $$;
 
+-- Locks a session, and answers it. Unknown: HW006.
+create function lock_session(p_tenant text, p_session text) returns session
+language plpgsql
+as $$
+declare
+    v_session session;
+begin
+    select * into v_session from session as s where s.tenant_id = p_tenant and s.id = p_session for no key update;
+    if not found then
+        raise exception 'session % is unknown', quote_literal(p_session)
+            using errcode = 'HW006', hint = 'open it first: select * from create_session(...)';
+    end if;
+    return v_session;
+end
+$$;
+
 -- Tells listening gateways that these sessions have news: a hint, never the truth.
 create function notify_sessions(p_tenants text[], p_sessions text[]) returns void
 language sql
@@ -4473,83 +4762,221 @@ $$;
 
 -- Writes events under numbers 1, 2, 3 … of their session. The caller holds the sessions' row locks.
 -- Runs that wait for events of these sessions are woken.
--- An event whose key its session has seen, or that stands twice in the batch, is not written again.
--- Answers a row an event: its number, and whether it is new.
+-- An event whose key its session has seen, or that stands twice in the batch, is not written again. A key is looked for
+-- where it can be: since the session's oldest event; if it is a run's own, which begins with the run's id, since the run is there.
+-- Time does not go back within a session, nor before a run that writes to it.
+-- An event that the session's window has no room for is not written, nor what follows it: its slowest required consumer must
+-- catch up first. How a run ended is written all the same, unless such an event of the run stands before it: no run waits
+-- with its end for a reader.
+-- Answers a row an event: its number, and created | existing | full.
 create function number_events(
     p_tenants text[], p_sessions text[], p_types text[], p_data text[], p_keys text[], p_runs bigint[],
-    p_times timestamptz[]
-) returns table (ord bigint, seq bigint, created boolean)
+    p_sources text[] default null, p_subjects text[] default null, p_traceparents text[] default null
+) returns table (ord bigint, seq bigint, status text)
 language plpgsql
 set enable_hashjoin = off
 set enable_mergejoin = off
+set enable_seqscan = off
+-- Planned anew for each batch, the many partitions would cost more than the work.
+set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
+declare
+    v_now timestamptz := engine_now();
+    v_since timestamptz[];
+    v_from timestamptz;
+    v_to timestamptz;
 begin
+    select array_agg(k.since order by k.ord), min(k.since), max(k.until) into v_since, v_from, v_to
+    from (
+        select i.ord, case when i.key is not null then s.last_at end as until,
+               case when i.key is not null then greatest(
+                   s.first_at, case when starts_with(i.key, i.run_id || '/') then run_created_at(i.run_id) end) end as since
+        from unnest(p_tenants, p_sessions, p_keys, p_runs) with ordinality as i(tenant, session, key, run_id, ord)
+        join session as s on s.tenant_id = i.tenant and s.id = i.session
+    ) as k;
+
     return query
     with item as materialized (
         select i.*, e.seq as seen,
                i.key is not null and row_number() over (
                    partition by i.tenant, i.session, i.key order by i.ord) > 1 as twin
-        from unnest(p_tenants, p_sessions, p_types, p_data, p_keys, p_runs, p_times)
-            with ordinality as i(tenant, session, type, data, key, run_id, at, ord)
+        from unnest(p_tenants, p_sessions, p_types, p_data, p_keys, p_runs, v_since, p_sources, p_subjects,
+                    p_traceparents)
+            with ordinality as i(tenant, session, type, data, key, run_id, since, source, subject, traceparent, ord)
         left join event as e on e.tenant_id = i.tenant and e.session_id = i.session and e.key = i.key
+                            and e.created_at >= i.since and e.created_at between v_from and v_to
     ),
-    numbered as materialized (
-        select i.*, s.last_seq + row_number() over (partition by i.tenant, i.session order by i.ord) as number
+    placed as materialized (
+        select i.*, s.last_seq, s.last_at, i.run_id is not null and starts_with(i.type, 'howdah.run.') as is_end,
+               coalesce(s.last_seq + row_number() over (partition by i.tenant, i.session order by i.ord)
+                            <= greatest(s.acked_seq, s.first_seq - 1) + s.event_window, true)
+               or s.acked_seq is null as has_room
         from item as i
         join session as s on s.tenant_id = i.tenant and s.id = i.session
         where i.seen is null and not i.twin
     ),
+    fitting as materialized (
+        select p.* from (
+            select p.*, p.has_room
+                   or p.is_end and bool_and(p.has_room or p.is_end) over (
+                       partition by p.tenant, p.session, p.run_id order by p.ord) as fits
+            from placed as p
+        ) as p
+        where p.fits
+    ),
+    numbered as materialized (
+        select f.*, f.last_seq + row_number() over (partition by f.tenant, f.session order by f.ord) as number,
+               greatest(v_now, f.last_at,
+                        max(run_created_at(f.run_id)) over (partition by f.tenant, f.session)) as at
+        from fitting as f
+    ),
     written as (
-        insert into event (tenant_id, session_id, seq, type, data, key, run_id, created_at)
-        select n.tenant, n.session, n.number, n.type, n.data::jsonb, n.key, n.run_id, n.at
+        insert into event (tenant_id, session_id, seq, type, data, key, run_id, created_at, source, subject,
+                           traceparent)
+        select n.tenant, n.session, n.number, n.type, n.data::jsonb, n.key, n.run_id, n.at, n.source, n.subject,
+               n.traceparent
         from numbered as n
     ),
     counted as (
-        update session as s set last_seq = c.last
-        from (select n.tenant, n.session, max(n.number) as last from numbered as n group by 1, 2) as c
+        update session as s set last_seq = c.last, last_at = c.at, first_at = least(s.first_at, c.at)
+        from (select n.tenant, n.session, max(n.number) as last, max(n.at) as at from numbered as n group by 1, 2) as c
         where s.tenant_id = c.tenant and s.id = c.session
     )
-    select i.ord,
-           coalesce(i.seen, n.number, (select t.number from numbered as t
-                                       where t.tenant = i.tenant and t.session = i.session and t.key = i.key)),
-           n.number is not null
-    from item as i
-    left join numbered as n on n.ord = i.ord
-    order by i.ord;
+    select r.ord, r.seq, case when r.is_new then 'created' when r.seq is null then 'full' else 'existing' end
+    from (
+        select i.ord, n.number is not null as is_new,
+               coalesce(i.seen, n.number, (select t.number from numbered as t
+                                           where t.tenant = i.tenant and t.session = i.session and t.key = i.key)) as seq
+        from item as i
+        left join numbered as n on n.ord = i.ord
+    ) as r
+    order by r.ord;
     perform wake_listeners(p_tenants, p_sessions);
 end
 $$;
 
--- What happened in a session after number p_after, p_limit events at most, in order.
-create function read_events(p_tenant text, p_session text, p_after bigint default 0, p_limit integer default 100)
-returns table (seq bigint, type text, data text, run_id bigint, created_at timestamptz)
+-- Names a reader of a session whose place is kept. One that is there keeps its place; only `required` is changed.
+--   p_from  the first event that it is to have; 1: all that are kept; null: what comes from now on
+create function put_consumer(p_tenant text, p_session text, p_name text, p_required boolean default false,
+                             p_from bigint default null) returns table (created boolean)
+language plpgsql
+as $$
+#variable_conflict use_column
+declare
+    c_most constant integer := 100;
+    v_session session := lock_session(p_tenant, p_session);
+    v_created boolean;
+begin
+    if p_from < 1 or p_from > v_session.last_seq + 1 then
+        raise exception 'session % has no event %', quote_literal(p_session), p_from
+            using errcode = 'HW024', hint = format('begin with one from 1 to %s', v_session.last_seq + 1);
+    end if;
+    if (select count(*) from consumer as c where c.tenant_id = p_tenant and c.session_id = p_session and c.name <> p_name) >= c_most then
+        raise exception 'session % has % consumers already', quote_literal(p_session), c_most
+            using errcode = 'HW016', hint = 'delete those that read no more: select * from delete_consumer(...)';
+    end if;
+    insert into consumer as c (tenant_id, session_id, name, acked_seq, required, created_at)
+    values (p_tenant, p_session, p_name,
+            case when p_from is null then v_session.last_seq else greatest(p_from, v_session.first_seq) - 1 end,
+            p_required, engine_now())
+    on conflict on constraint consumer_pkey do update set required = excluded.required
+    returning xmax = 0 into v_created;
+    perform count_acked(p_tenant, p_session);
+    return query select v_created;
+end
+$$;
+
+-- Refuses an event for which a session's window has no room, and says who is behind.
+create function raise_session_full(p_tenant text, p_session text) returns void
+language plpgsql
+as $$
+declare
+    v_consumer record;
+begin
+    select c.name, s.last_seq - greatest(c.acked_seq, s.first_seq - 1) as lag, s.event_window into v_consumer
+    from session as s
+    join consumer as c on c.tenant_id = s.tenant_id and c.session_id = s.id and c.required
+    where s.tenant_id = p_tenant and s.id = p_session
+    order by c.acked_seq, c.name
+    limit 1;
+    raise exception 'session % is full', quote_literal(p_session)
+        using errcode = 'HW025',
+              hint = format('consumer %s is %s events behind, of a window of %s: try again when it has acknowledged some,'
+                            ' or: select * from delete_consumer(...)',
+                            quote_literal(v_consumer.name), v_consumer.lag, v_consumer.event_window);
+end
+$$;
+
+-- The consumers of a session, or the one named, by name: how far each is, and how many events that are kept it has not
+-- acknowledged.
+create function read_consumers(p_tenant text, p_session text, p_name text default null)
+returns table (name text, required boolean, acked_seq bigint, lag bigint, created_at timestamptz, acked_at timestamptz)
 language sql stable
 as $$
-    select e.seq, e.type, e.data::text, e.run_id, e.created_at
-    from event as e
-    where e.tenant_id = p_tenant and e.session_id = p_session and e.seq > p_after
-    order by e.seq
-    limit p_limit
+    select c.name, c.required, c.acked_seq, s.last_seq - greatest(c.acked_seq, s.first_seq - 1), c.created_at, c.acked_at
+    from consumer as c
+    join session as s on s.tenant_id = c.tenant_id and s.id = c.session_id
+    where c.tenant_id = p_tenant and c.session_id = p_session and (p_name is null or c.name = p_name)
+    order by c.name
+$$;
+
+-- What happened in a session after number p_after, p_limit events at most, in order, of those that are kept: first_seq is the
+-- oldest of them.
+create function read_events(p_tenant text, p_session text, p_after bigint default 0, p_limit integer default 100)
+returns table (seq bigint, type text, data text, run_id bigint, created_at timestamptz, source text, subject text,
+               traceparent text, first_seq bigint)
+language sql stable
+as $$
+    select r.seq, r.type, r.data, r.run_id, r.created_at, r.source, r.subject, r.traceparent, r.first_seq
+    from read_sessions(array[p_tenant], array[p_session], array[p_after], p_limit) as r
+    where r.seq is not null
+    order by r.seq
 $$;
 
 -- One catch-up for many readers: for each (tenant, session, after) up to p_limit events, and the session's state.
 -- A session without news has one row without an event; an unknown one has none.
-create function read_sessions(p_tenants text[], p_sessions text[], p_afters bigint[], p_limit integer default 500)
-returns table (ord bigint, last_seq bigint, state text,
-               seq bigint, type text, data text, run_id bigint, created_at timestamptz)
-language sql stable
+--   p_since    the time of the event `after`, where the reader knows it: no day before is looked at. Null: all that are kept
+--   first_seq  the oldest event that is kept: what is between `after` and it is gone
+create function read_sessions(
+    p_tenants text[], p_sessions text[], p_afters bigint[], p_limit integer default 500,
+    p_since timestamptz[] default null
+) returns table (ord bigint, last_seq bigint, first_seq bigint, state text,
+                 seq bigint, type text, data text, run_id bigint, created_at timestamptz,
+                 source text, subject text, traceparent text)
+language plpgsql stable
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+-- Planned anew for each call, the many partitions would cost more than the reading.
+set plan_cache_mode = force_generic_plan
 as $$
-    select i.ord, s.last_seq, s.state, e.seq, e.type, e.data::text, e.run_id, e.created_at
-    from unnest(p_tenants, p_sessions, p_afters) with ordinality as i(tenant, session, after, ord)
+#variable_conflict use_column
+declare
+    v_from timestamptz;
+    v_to timestamptz;
+begin
+    -- Days that nobody here has anything to read of are not even opened.
+    select min(greatest(i.since, s.first_at)), max(s.last_at) into v_from, v_to
+    from unnest(p_tenants, p_sessions, p_afters, p_since) as i(tenant, session, after, since)
+    join session as s on s.tenant_id = i.tenant and s.id = i.session
+    where s.last_seq > i.after;
+
+    return query
+    select i.ord, s.last_seq, s.first_seq, s.state, e.seq, e.type, e.data::text, e.run_id, e.created_at,
+           e.source, e.subject, e.traceparent
+    from unnest(p_tenants, p_sessions, p_afters, p_since) with ordinality as i(tenant, session, after, since, ord)
     join session as s on s.tenant_id = i.tenant and s.id = i.session
     left join lateral (
         select * from event as e
-        where e.tenant_id = i.tenant and e.session_id = i.session and e.seq > i.after
+        where e.tenant_id = i.tenant and e.session_id = i.session and e.seq > greatest(i.after, s.first_seq - 1)
+          and s.last_seq > i.after and e.created_at >= greatest(i.since, s.first_at) and e.created_at <= s.last_at
+          and e.created_at between v_from and v_to
         order by e.seq
         limit p_limit
     ) as e on true
-    order by i.ord, e.seq
+    order by i.ord, e.seq;
+end
 $$;
 
 -- Those of these runs that have no session, and have written events all the same: to one that is theirs alone.
@@ -4571,6 +4998,41 @@ create function session_of_run(p_run bigint, p_session text) returns text
 language sql immutable parallel safe
 as $$
     select coalesce(p_session, 'run:' || p_run)
+$$;
+
+-- How far a session's slowest required consumer may be behind before its producers have to wait; null: any distance.
+create function set_event_window(p_tenant text, p_session text, p_window bigint) returns table (event_window bigint)
+language plpgsql
+as $$
+begin
+    if p_window < 1 then
+        raise exception 'a window of % events lets nothing through', p_window
+            using errcode = 'HW016', hint = 'give a number from 1, or null for none';
+    end if;
+    perform lock_session(p_tenant, p_session);
+    update session as s set event_window = p_window where s.tenant_id = p_tenant and s.id = p_session;
+    return query select p_window;
+end
+$$;
+
+-- For how many days a tenant's events are kept; null: as long as the installation keeps them. See cut_sessions.
+create function set_tenant_event_days(p_tenant text, p_days integer) returns tenant
+language plpgsql
+as $$
+declare
+    v_tenant tenant;
+begin
+    if p_days not between 1 and 36500 then
+        raise exception 'events cannot be kept for % days', p_days
+            using errcode = 'HW016', hint = 'give a number from 1 to 36500, or null';
+    end if;
+    update tenant as t set event_days = p_days where t.id = p_tenant returning t.* into v_tenant;
+    if not found then
+        raise exception 'tenant % is unknown', quote_literal(p_tenant)
+            using errcode = 'HW009', hint = 'create it first: select * from create_tenant(...)';
+    end if;
+    return v_tenant;
+end
 $$;
 
 create table collection (
@@ -5450,6 +5912,13 @@ as $$
     select * from drain_worker(p_worker)
 $$;
 
+-- select * from ops.drop_consumer('acme', 'case-7', 'billing'): forgets a consumer and its place; producers no longer wait for it.
+create function drop_consumer(p_tenant text, p_session text, p_consumer text) returns table (dropped boolean)
+language sql
+as $$
+    select deleted from delete_consumer(p_tenant, p_session, p_consumer)
+$$;
+
 -- select * from ops.events('acme', 'case-7'): a session's events after a number, in order, 1,000 at most. A run without a
 -- session writes to one named run:<id>.
 create function events(p_tenant text, p_session text, p_after bigint default 0, p_limit integer default 100)
@@ -5611,6 +6080,13 @@ as $$
     select s.run_id, s.status from send_signals(null, array[p_run], array[p_name], array[p_payload::text]) as s
 $$;
 
+-- select * from ops.set_event_days('acme', 7): for how many days a tenant's events are kept; null: as long as others'.
+create function set_event_days(p_tenant text, p_days integer) returns table (tenant_id text, event_days integer)
+language sql
+as $$
+    select id, event_days from set_tenant_event_days(p_tenant, p_days)
+$$;
+
 -- select * from ops.set_limit('mail', 'max_running', 20): one limit of a queue; null removes it. Limits: max_running,
 -- max_running_per_tenant, starts_per_period, max_queued, max_queued_per_tenant.
 --   p_period_s  of starts_per_period: the seconds in which so many may start; null: as it is
@@ -5635,6 +6111,15 @@ returns table (tenant_id text, weight double precision)
 language sql
 as $$
     select id, weight from set_tenant_weight(p_tenant, p_weight)
+$$;
+
+-- select * from ops.set_window('acme', 'case-7', 1000): how many events a session's slowest required consumer may be behind
+-- before producers have to wait; null: any number.
+create function set_window(p_tenant text, p_session text, p_window bigint)
+returns table (session_id text, event_window bigint)
+language sql
+as $$
+    select p_session, event_window from set_event_window(p_tenant, p_session, p_window)
 $$;
 
 -- What operators read. The tables behind may change; these names and columns are kept.
@@ -5791,8 +6276,23 @@ create view signals as
 select s.run_id, s.tenant_id, s.name, s.no, s.payload, s.key, s.sent_at
 from signal as s;
 
+-- Who reads which session, the furthest behind first. lag: events that are kept and not acknowledged; behind: how long ago the
+-- first of them was written; is_full: producers have to wait for it.
+create view consumers as
+select c.tenant_id, c.session_id, c.name, c.required, c.acked_seq, s.last_seq, a.lag,
+       engine_now() - (select e.created_at from event as e
+                       where e.tenant_id = c.tenant_id and e.session_id = c.session_id
+                         and e.seq > greatest(c.acked_seq, s.first_seq - 1)
+                         and e.created_at >= s.first_at and e.created_at <= s.last_at
+                       order by e.seq limit 1) as behind,
+       s.event_window, c.required and coalesce(a.lag >= s.event_window, false) as is_full, c.created_at, c.acked_at
+from consumer as c
+join session as s on s.tenant_id = c.tenant_id and s.id = c.session_id
+cross join lateral (select s.last_seq - greatest(c.acked_seq, s.first_seq - 1) as lag) as a
+order by a.lag desc;
+
 create view tenants as
-select t.id, t.name, t.weight, t.paused, t.created_at
+select t.id, t.name, t.weight, t.paused, t.created_at, t.event_days
 from tenant as t;
 
 create view tasks as

@@ -152,8 +152,23 @@ create view signals as
 select s.run_id, s.tenant_id, s.name, s.no, s.payload, s.key, s.sent_at
 from signal as s;
 
+-- Who reads which session, the furthest behind first. lag: events that are kept and not acknowledged; behind: how long ago the
+-- first of them was written; is_full: producers have to wait for it.
+create view consumers as
+select c.tenant_id, c.session_id, c.name, c.required, c.acked_seq, s.last_seq, a.lag,
+       engine_now() - (select e.created_at from event as e
+                       where e.tenant_id = c.tenant_id and e.session_id = c.session_id
+                         and e.seq > greatest(c.acked_seq, s.first_seq - 1)
+                         and e.created_at >= s.first_at and e.created_at <= s.last_at
+                       order by e.seq limit 1) as behind,
+       s.event_window, c.required and coalesce(a.lag >= s.event_window, false) as is_full, c.created_at, c.acked_at
+from consumer as c
+join session as s on s.tenant_id = c.tenant_id and s.id = c.session_id
+cross join lateral (select s.last_seq - greatest(c.acked_seq, s.first_seq - 1) as lag) as a
+order by a.lag desc;
+
 create view tenants as
-select t.id, t.name, t.weight, t.paused, t.created_at
+select t.id, t.name, t.weight, t.paused, t.created_at, t.event_days
 from tenant as t;
 
 create view tasks as

@@ -365,8 +365,11 @@ async def prepare_partitions(connection: Connection) -> list[str]:
     return [row[0] for row in await cursor.fetchall()]
 
 
-async def drop_partition(connection: Connection, keep: timedelta) -> tuple[str, bool] | None:
-    """The next partition older than `keep` and whether it could be dropped now; None when there is none."""
+async def drop_partition(connection: Connection, keep: timedelta | None) -> tuple[str, bool] | None:
+    """The next partition whose time is over, and whether it could be dropped now; None when there is none.
+
+    `keep` is for how long history is kept, None: for ever.
+    """
     cursor = await connection.execute("select partition, dropped from drop_partitions(%s)", [keep])
     row = await cursor.fetchone()
     return None if row is None else (row[0], row[1])

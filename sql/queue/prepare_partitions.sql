@@ -1,4 +1,4 @@
--- Makes the day partitions of history, checkpoints and signals from today to p_days ahead. Called by maintenance, any number
+-- Makes the day partitions of history, checkpoints, signals and events from today to p_days ahead. Called by maintenance, any number
 -- of times. A partition is built apart and attached: that leaves the parent alone, but locks the default partition, so a
 -- day that cannot have it within a fifth of a second is left for the next call. Longer, and whoever comes after would
 -- wait too, behind a dump say.
@@ -26,7 +26,8 @@ begin
         for v_parent, v_from, v_to in values
             ('run_history', (v_day::timestamp at time zone 'utc')::text, (v_next::timestamp at time zone 'utc')::text),
             ('checkpoint', first_run_id(v_day)::text, first_run_id(v_next)::text),
-            ('signal', first_run_id(v_day)::text, first_run_id(v_next)::text)
+            ('signal', first_run_id(v_day)::text, first_run_id(v_next)::text),
+            ('event', (v_day::timestamp at time zone 'utc')::text, (v_next::timestamp at time zone 'utc')::text)
         loop
             v_name := v_parent || to_char(v_day, '_YYYYMMDD');
             continue when to_regclass(v_name) is not null;

@@ -2,7 +2,9 @@
 --   p_data   JSON as text, up to 256 KiB: an event is a small fact, not a document
 --   p_keys   producer keys, unique in their session; null: none
 --   p_wait   true: wait for sessions that others are writing to; false: answer busy, for callers who batch
--- status: created | existing (its key was seen: the first's number) | unknown_session | closed | busy
+--   p_sources, p_subjects, p_traceparents  of the CloudEvents; null: the session, none, none
+-- status: created | existing (its key was seen: the first's number) | unknown_session | closed | busy |
+--         full (a required consumer is too far behind: see session.event_window)
 create function append_events(
     p_tenants text[],
     p_sessions text[],
@@ -10,7 +12,10 @@ create function append_events(
     p_data text[],
     p_keys text[] default null,
     p_wait boolean default true,
-    p_notify boolean default true
+    p_notify boolean default true,
+    p_sources text[] default null,
+    p_subjects text[] default null,
+    p_traceparents text[] default null
 ) returns table (ord bigint, seq bigint, status text)
 language plpgsql
 set enable_hashjoin = off
@@ -18,7 +23,6 @@ set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare
-    v_now timestamptz := engine_now();
     v_status text[];
     v_open text[];
     v_closed text[];
@@ -62,9 +66,10 @@ begin
             array(select p_tenants[o] from unnest(v_ords) as o), array(select p_sessions[o] from unnest(v_ords) as o),
             array(select p_types[o] from unnest(v_ords) as o), array(select p_data[o] from unnest(v_ords) as o),
             array(select p_keys[o] from unnest(v_ords) as o), array(select null::bigint from unnest(v_ords)),
-            array(select v_now from unnest(v_ords))) as n
+            array(select p_sources[o] from unnest(v_ords) as o), array(select p_subjects[o] from unnest(v_ords) as o),
+            array(select p_traceparents[o] from unnest(v_ords) as o)) as n
     )
-    select i.ord, n.seq, case when i.status = 'created' and not n.created then 'existing' else i.status end
+    select i.ord, n.seq, coalesce(n.status, i.status)
     from unnest(v_status) with ordinality as i(status, ord)
     left join numbered as n on v_ords[n.ord] = i.ord
     order by i.ord;

@@ -7,7 +7,9 @@ as $$
 declare
     v_last bigint;
 begin
-    update session as s set state = 'closed', closed_at = coalesce(s.closed_at, engine_now())
+    update session as s
+    set state = 'closed', closed_at = coalesce(s.closed_at, engine_now()),
+        first_at = least(s.first_at, s.closed_at, engine_now())
     where s.tenant_id = p_tenant and s.id = p_session
     returning s.last_seq into v_last;
     if v_last is null then

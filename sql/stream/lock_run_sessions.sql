@@ -11,6 +11,7 @@ declare
     v_tenants text[];
     v_sessions text[];
     v_held text[];
+    v_now timestamptz := engine_now();
 begin
     select array_agg(w.tenant_id order by w.tenant_id, w.session_id), array_agg(w.session_id order by w.tenant_id, w.session_id)
     into v_tenants, v_sessions
@@ -18,8 +19,8 @@ begin
           from unnest(p_runs) as i(id)
           join run as r on r.id = i.id) as w;
 
-    insert into session (tenant_id, id, created_at)
-    select w.tenant_id, w.session_id, engine_now()
+    insert into session (tenant_id, id, first_at, last_at, created_at)
+    select w.tenant_id, w.session_id, v_now, v_now, v_now
     from unnest(v_tenants, v_sessions) with ordinality as w(tenant_id, session_id, ord)
     where not exists (select from session as s where s.tenant_id = w.tenant_id and s.id = w.session_id)
     order by w.ord

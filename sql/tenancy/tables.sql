@@ -1,12 +1,15 @@
--- weight: its share of each queue beside the other tenants' shares.
+-- weight: its share of each queue beside the other tenants' shares. event_days: for how many days its events are kept; null:
+-- as long as the installation keeps them.
 create table tenant (
     id text not null,
     name text not null,
     weight double precision not null default 1,
     paused boolean not null default false,
+    event_days integer,
     created_at timestamptz not null default now(),
     constraint tenant_pkey primary key (id),
     constraint tenant_weight_check check (weight between 0.001 and 1000),
+    constraint tenant_event_days_check check (event_days between 1 and 36500),
     constraint tenant_id_check check (id ~ '^[a-z0-9][a-z0-9-]{0,62}$')
 );
 -- Stock procrastinate clients know no tenants: what they send belongs to this one.

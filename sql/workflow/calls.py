@@ -14,7 +14,7 @@ from howdah.sql.pool import Connection
 from howdah.sql.queue.calls import NewRun
 
 ItemKind = Literal["checkpoint", "event", "outcome"]
-ItemStatus = Literal["ok", "stale", "busy", "repeated", "ready", "cancelled"]
+ItemStatus = Literal["ok", "stale", "busy", "repeated", "ready", "cancelled", "full"]
 SignalStatus = Literal["sent", "existing", "conflict", "finished", "unknown", "not_a_choice"]
 
 # Checkpoints read at a time.

@@ -10,11 +10,13 @@
 --   p_bodies    JSON as text
 --   p_keys      the step that a step came after, see checkpoint.after | an event's producer key: a repeat changes nothing | a retry's change, as JSON text: {"priority", "queue"}, both
 --               optional; the run keeps it
---   p_times     when a step started | when an event happened | when the run is due again
+--   p_times     when a step started | when the run is due again
 -- status, an item:
 --   ok        it is on disk (also when an earlier, interrupted flush of the same attempt had put it there)
 --   stale     the attempt is over: another one has the run, or it has ended. Nothing was written.
 --   busy      somebody else holds the run or its session. Nothing of this run was written; send it again.
+--   full      an event for which its session's window has no room, as a required consumer is too far behind; or what came after
+--             such an event of this run. It was not written; send it again later, in that order.
 --   repeated  a later attempt finished a step whose output was already on disk. The first output stays.
 --   ready     of a wait: what it waits for has come. It was not put to rest, and goes on.
 --   cancelled of a wait: somebody asked to cancel the run. It was not put to rest, and should end.
@@ -62,6 +64,8 @@ declare
     v_ready bigint[];
     v_cancelled bigint[];
     v_events boolean := 'event' = any (p_kinds);
+    v_event_ords integer[];
+    v_full integer[];
     v_listens boolean := 'wait' = any (p_names) and 'session' = any (p_keys);
 begin
     perform assert_read_committed();
@@ -132,6 +136,27 @@ begin
         left join run as r on r.id = i.run_id and r.attempt = i.attempt and r.claimed_at is not null;
     end if;
 
+    -- First, because what follows an event that does not fit is not written either.
+    if v_events then
+        v_event_ords := array(
+            select i.ord from unnest(v_live, p_kinds) with ordinality as i(run_id, kind, ord)
+            where i.kind = 'event' and i.run_id is not null order by i.ord);
+        v_full := append_run_events(
+            array(select v_live[o] from unnest(v_event_ords) as o), array(select p_names[o] from unnest(v_event_ords) as o),
+            array(select p_bodies[o] from unnest(v_event_ords) as o), array(select p_keys[o] from unnest(v_event_ords) as o),
+            p_notify);
+        if v_full <> '{}' then
+            v_full := array(select v_event_ords[f] from unnest(v_full) as f);
+            select array_agg(case when i.ord = any (v_full) or f.first < i.ord and i.kind <> 'event' then 'full'
+                                  else i.status end order by i.ord),
+                   array_agg(case when f.first is null or i.ord < f.first then i.run_id end order by i.ord)
+            into v_status, v_live
+            from unnest(v_live, p_kinds, v_status) with ordinality as i(run_id, kind, status, ord)
+            left join (select v_live[o] as run_id, min(o) as first from unnest(v_full) as o group by 1) as f
+                   on f.run_id = i.run_id;
+        end if;
+    end if;
+
     if 'checkpoint' = any (p_kinds) then
         with written as (
             insert into checkpoint as c (run_id, step, tenant_id, attempt, output, started_at, finished_at, after)
@@ -145,15 +170,6 @@ begin
             returning c.run_id, c.step, c.repeats
         )
         select coalesce(array_agg(w.run_id || '/' || w.step), '{}') into v_repeated from written as w where w.repeats > 0;
-    end if;
-
-    if v_events then
-        perform append_run_events(
-            array_agg(i.run_id order by i.ord), array_agg(i.name order by i.ord), array_agg(i.body order by i.ord),
-            array_agg(i.key order by i.ord), array_agg(coalesce(i.at, v_now) order by i.ord), p_notify)
-        from unnest(v_live, p_kinds, p_names, p_bodies, p_keys, p_times)
-            with ordinality as i(run_id, kind, name, body, key, at, ord)
-        where i.kind = 'event' and i.run_id is not null;
     end if;
 
     if 'wait' = any (p_names) then

@@ -25,9 +25,6 @@ as $$
                           where s.run_id = r.id and s.name = a ->> 'signal' and s.no > (a ->> 'after')::integer)
                    or a ? 'children' and not exists (
                           select from run as c where c.parent_id = r.id and c.parent_step = a ->> 'children')
-                   or a ? 'events' and exists (
-                          select from event as e
-                          where e.tenant_id = r.tenant_id and e.session_id = r.session_id
-                            and e.seq > (a ->> 'events')::bigint and e.run_id is distinct from r.id
-                            and (coalesce(a -> 'types', 'null') = 'null' or a -> 'types' ? e.type))))
+                   or a ? 'events'
+                      and has_event(r.tenant_id, r.session_id, (a ->> 'events')::bigint, a -> 'types', r.id)))
 $$;

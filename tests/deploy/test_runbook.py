@@ -18,6 +18,7 @@ from psycopg.rows import DictRow, dict_row
 
 from howdah.sql.pool import Connection
 from howdah.sql.queue.calls import ClaimedRun
+from howdah.sql.stream.calls import NewEvent, append_events, create_session, put_consumer
 from howdah.sql.workflow.calls import RunItem
 from tests.deploy.images import DEPLOY
 from tests.sql.engine import checkpoint, claim, enqueue, event, new_worker, outcome, running, write
@@ -119,6 +120,7 @@ async def test_psql_runs_the_whole_file(
     database_url: str, failed: ClaimedRun, connection: Connection, role: str
 ) -> None:
     await give_to_lost_worker(connection)
+    await create_session(connection, "default", "case-7")
     owner = role == "postgres"
     statements = [one.text for one in read_runbook(failed.id) if owner or not one.for_owner]
     script = "\n\n".join([*([] if owner else [f"set role {role};"]), *statements])
@@ -315,3 +317,20 @@ async def test_days_without_a_partition_are_counted(connection: Connection, psql
     operator = Operator(psql)
     assert operator.does("Days that nobody prepared") == [{"runs": 0, "steps": 0}]
     assert "run" in [row["relname"] for row in operator.does("The largest tables")]
+
+
+async def test_a_slow_consumer_is_found_and_given_up(connection: Connection, psql: psycopg.Connection[DictRow]) -> None:
+    await create_session(connection, "default", "case-7", window=1)
+    await put_consumer(connection, "default", "case-7", "billing", required=True)
+
+    async def append() -> str:
+        return (await append_events(connection, [NewEvent("default", "case-7", "noted")]))[0].status
+
+    operator = Operator(psql)
+    assert [await append(), await append()] == ["created", "full"]
+    (slow,) = operator.does("Consumers that are behind")
+    assert (slow["name"], slow["lag"], slow["is_full"]) == ("billing", 1, True)
+    operator.does("lets a session's producers go on")
+    assert await append() == "created"
+    assert operator.does("forgets a consumer") == [{"dropped": True}]
+    assert operator.does("Consumers that are behind") == []

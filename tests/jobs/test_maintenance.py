@@ -14,7 +14,7 @@ from howdah.sql.pool import Connection
 from tests.jobs.conftest import Work
 from tests.sql.engine import enqueue, rows, value
 
-TASKS = ("prepare_partitions", "drop_old_history", "expire_idempotency_keys", "sweep")
+TASKS = ("prepare_partitions", "cut_old_events", "drop_old_history", "expire_idempotency_keys", "sweep")
 OLD_DAY = "run_history_20200101"
 
 

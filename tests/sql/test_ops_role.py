@@ -19,6 +19,7 @@ CALLS = {
     "discard_failed": "ops.discard_failed()",
     "discard_run": "ops.discard_run(1)",
     "drain_worker": "ops.drain_worker(1)",
+    "drop_consumer": "ops.drop_consumer('default', 's', 'c')",
     "events": "ops.events('default', 's')",
     "explain_run": "ops.explain_run(1)",
     "fork_run": "ops.fork_run(1, 0)",
@@ -35,14 +36,17 @@ CALLS = {
     "revoke_api_key": "ops.revoke_api_key('0123')",
     "run_tree": "ops.run_tree(1)",
     "send_signal": "ops.send_signal(1, 'approval')",
+    "set_event_days": "ops.set_event_days('default', 7)",
     "set_limit": "ops.set_limit('default', 'max_running', 5)",
     "set_weight": "ops.set_weight('default', 2)",
+    "set_window": "ops.set_window('default', 's', 5)",
 }
 
 
 @pytest.fixture
 def operator(database_url: str, db: psycopg.Connection) -> Iterator[psycopg.Connection]:
     db.execute("select register_tasks(array['t'], array['task'], array['default'], array['{}'], array[''])")
+    db.execute("select create_session('default', 's')")
     with psycopg.connect(database_url, autocommit=True) as opened:
         opened.execute("set role howdah_operator; set search_path = public")
         yield opened

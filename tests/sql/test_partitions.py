@@ -39,7 +39,7 @@ async def test_today_and_the_week_ahead_are_prepared(connection: Connection) -> 
 async def test_preparing_adds_only_what_is_missing(connection: Connection) -> None:
     await set_now(connection, datetime.now(UTC) + timedelta(days=1))
     created = await rows(connection, "select created from prepare_partitions()")
-    assert sorted(name.rstrip("0123456789") for name in created) == ["checkpoint_", "run_history_", "signal_"]
+    assert sorted(name.rstrip("0123456789") for name in created) == ["checkpoint_", "event_", "run_history_", "signal_"]
     assert await rows(connection, "select created from prepare_partitions()") == []
 
 

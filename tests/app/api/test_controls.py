@@ -117,3 +117,12 @@ async def test_what_workers_have_registered_is_told_to_any_tenant(
         "args_schema": {"required": ["box"]},
     }
     assert listed["mail.sort"] == {**newest, "task": "mail.sort", "paused": True}
+
+
+async def test_how_long_a_tenants_events_are_kept_is_set_and_set_back(admin: httpx.AsyncClient) -> None:
+    assert (await admin.patch("/v1/tenants/acme", json={"event_days": 7})).json()["event_days"] == 7
+    assert (await admin.patch("/v1/tenants/acme", json={"paused": False})).json()["event_days"] == 7, "left out: stays"
+    assert (await admin.patch("/v1/tenants/acme", json={"event_days": None})).json()["event_days"] is None
+    for days in (0, 36_501, "7", 1.5):
+        as_problem(await admin.patch("/v1/tenants/acme", json={"event_days": days}), 422, "invalid-request")
+    as_problem(await admin.patch("/v1/tenants/nobody", json={"event_days": 1}), 404, "unknown-tenant")

@@ -185,6 +185,7 @@ def test_pages_go_on_where_the_one_before_ended(acme: httpx.Client) -> None:
     assert acme.get(EVENTS, params={"after": after}).json() == {
         "events": [],
         "next": 5,
+        "first_seq": 1,
         "last_seq": 5,
         "closed": False,
     }
@@ -339,3 +340,15 @@ def test_streams_end_at_once_on_sigterm_and_say_when_to_come_back(
         assert last.event != "howdah.end"
         # uvicorn ends by the signal itself once all is closed.
         assert process.process.wait(PATIENCE) in (0, -signal.SIGTERM)
+
+
+def test_a_page_from_before_what_is_kept_tells_of_the_gap(acme: httpx.Client, db: psycopg.Connection) -> None:
+    append(acme, *"abc")
+    db.execute("select set_tenant_event_days('acme', 1)")
+    db.execute("select set_config('howdah.now', (now() + interval '3 days')::text, false)")
+    db.execute("select append_event('acme', 'case-7', 'd')")
+    db.execute("select cut_sessions(null)")
+    page = acme.get(EVENTS, params={"after": 1}).json()
+    assert (page["gap"], page["first_seq"], page["next"]) == ({"from": 2, "to": 3}, 4, 4)
+    assert [event["id"] for event in page["events"]] == ["case-7/4"]
+    assert "gap" not in acme.get(EVENTS, params={"after": 3}).json()

@@ -28,8 +28,10 @@ def test_a_session_is_opened_once_and_found_again(acme: httpx.Client) -> None:
         "tenant": "acme",
         "state": "open",
         "last_seq": 0,
+        "first_seq": 1,
         "created_at": None,
         "closed_at": None,
+        "event_window": None,
     }
 
 

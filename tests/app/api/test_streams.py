@@ -121,6 +121,17 @@ def test_a_stream_of_some_types_passes_over_the_others(acme: httpx.Client) -> No
         assert numbers(take(events, 1)) == [6]
 
 
+def test_a_consumer_gets_again_what_it_has_not_acknowledged(acme: httpx.Client) -> None:
+    append(acme, *"abcde")
+    acme.put("/v1/sessions/case-7/consumers/mailer", json={})
+    with stream(acme, consumer="mailer") as events:
+        seen = take(events, 4)
+    acme.post("/v1/sessions/case-7/consumers/mailer/ack", json={"sequence": 2})
+    with stream(acme, consumer="mailer", last_id=seen[-1].id) as events:
+        assert numbers(take(events, 3)) == [3, 4, 5]
+    problem(acme.get("/v1/sessions/case-7/events", params={"consumer": "nobody"}, headers=ACCEPT), 404, "HW023")
+
+
 @pytest.mark.parametrize("path", ["/v1/sessions/case-7/events", "/v1/events?session=case-7"])
 def test_head_tells_what_a_get_would_begin_with(acme: httpx.Client, path: str) -> None:
     told = acme.head(path, headers=ACCEPT)

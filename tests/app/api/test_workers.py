@@ -397,3 +397,25 @@ async def test_workers_are_for_administrators(
         as_problem(await api.post(f"{worker}/{path}", json={}), 403, "admin-only")
     as_problem(await api.delete(worker), 403, "admin-only")
     assert db.execute("select count(*) from worker").fetchall() == [(1,)]
+
+
+async def test_an_event_for_a_full_session_and_what_follows_it_is_to_be_sent_again(admin: httpx.AsyncClient) -> None:
+    await admin.post("/v1/sessions", json={"id": "case-7", "event_window": 1})
+    await admin.put("/v1/sessions/case-7/consumers/slow", json={"required": True})
+    worker = await registered(admin)
+    run_id = await enqueue(admin, session="case-7")
+    (run,) = await claim(admin, worker)
+    last = [
+        item(run, "event", "second", key="2"),
+        item(run, "checkpoint", "after", 1),
+        item(run, "outcome", "succeeded"),
+    ]
+    results = await write(admin, worker, item(run, "event", "first", key="1"), *last)
+    assert statuses(results) == ["ok", "full", "full", "full"]
+    assert results[1]["problem"]["code"] == "HW025"
+    assert await state(admin, run_id) == "running"
+    await admin.post("/v1/sessions/case-7/consumers/slow/ack", json={"sequence": 1})
+    assert statuses(await write(admin, worker, *last)) == ["ok"] * 3
+    assert await state(admin, run_id) == "succeeded"
+    events = (await admin.get("/v1/sessions/case-7/events")).json()["events"]
+    assert [event["type"] for event in events] == ["first", "second", "howdah.run.succeeded"]

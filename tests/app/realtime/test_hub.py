@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from howdah.app.realtime import frames
 from howdah.app.realtime import hub as hub_module
 from howdah.app.realtime import rounds as rounds_module
 from howdah.app.realtime.hub import Hub
@@ -317,7 +318,8 @@ async def test_a_partial_event_reaches_who_listens_now_and_carries_no_id(
             "select pg_notify('howdah.partials', %s)", [f'default/{SESSION} {{"type": "answer", "data": "Good mor"}}']
         )
         async with asyncio.timeout(PATIENCE):
-            chunk = await reader.next()
+            while (chunk := await reader.next()) == frames.ALIVE:
+                pass
         assert b"id: " not in chunk
         [partial] = events_in(chunk)
         assert (partial["type"], partial["partial"], partial["data"]) == ("answer", True, "Good mor")
