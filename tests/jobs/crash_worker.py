@@ -17,21 +17,10 @@ from typing import Any, Literal
 import psycopg
 import structlog
 
-from howdah.jobs import (
-    App,
-    NonRetryableError,
-    RetryStrategy,
-    Run,
-    SignalTimeoutError,
-    children,
-    claim_loop,
-    past,
-    session_events,
-    signal_inbox,
-    steps,
-    transaction,
-)
+from howdah.jobs import App, NonRetryableError, RetryStrategy, Run, SignalTimeoutError
+from howdah.jobs.worker import claim_loop
 from howdah.jobs.worker.worker import Worker, WorkerSettings
+from howdah.jobs.workflow import children, past, session_events, signal_inbox, steps, transaction
 from howdah.jobs.workflow import run as run_module
 from howdah.sql.pool import Connection
 from howdah.sql.workflow import writer
