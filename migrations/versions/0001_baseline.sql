@@ -4223,7 +4223,7 @@ create table event (
     seq bigint not null,
     type text not null,
     data jsonb not null,
-    key text,
+    key text collate "C",  -- in the order of its bytes: a run's own keys stand together, see read_emitted
     run_id bigint,
     created_at timestamptz not null,
     constraint event_pkey primary key (tenant_id, session_id, seq),
@@ -4501,6 +4501,21 @@ begin
 end
 $$;
 
+-- The keys of the events that these runs have written to their session: an attempt that comes to one of them again need
+-- not write it. A run's keys begin with its id, so this reads its own part of the index, however long the session is.
+create function read_emitted(p_runs bigint[]) returns table (run_id bigint, key text)
+language sql stable
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+    select r.id, e.key
+    from unnest(p_runs) as i(id)
+    join run as r on r.id = i.id
+    join event as e on e.tenant_id = r.tenant_id and e.session_id = session_of_run(r.id, r.session_id)
+                       and e.key > r.id || '/' and e.key < r.id || '0'  -- which follows '/'
+$$;
+
 -- What happened in a session after number p_after, p_limit events at most, in order.
 create function read_events(p_tenant text, p_session text, p_after bigint default 0, p_limit integer default 100)
 returns table (seq bigint, type text, data text, run_id bigint, created_at timestamptz)
@@ -4530,20 +4545,6 @@ as $$
         limit p_limit
     ) as e on true
     order by i.ord, e.seq
-$$;
-
--- Those of these runs that have no session, and have written events all the same: to one that is theirs alone.
-create function read_watched(p_runs bigint[]) returns table (run_id bigint)
-language sql stable
-set enable_hashjoin = off
-set enable_mergejoin = off
-set enable_seqscan = off
-as $$
-    select r.id
-    from unnest(p_runs) as i(id)
-    join run as r on r.id = i.id
-    join session as s on s.tenant_id = r.tenant_id and s.id = session_of_run(r.id, null)
-    where r.session_id is null
 $$;
 
 -- Where a run's events go: its own session, or one that is its alone.

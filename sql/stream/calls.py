@@ -118,7 +118,7 @@ async def read_sessions(
     return news
 
 
-async def read_watched(connection: Connection, runs: Sequence[int]) -> set[int]:
-    """Those of these runs that have written events to a session that is theirs alone."""
-    cursor = await connection.execute("select run_id from read_watched(%s::bigint[])", [list(runs)])
-    return {row[0] for row in await cursor.fetchall()}
+async def read_emitted(connection: Connection, runs: Sequence[int]) -> list[tuple[int, str]]:
+    """(run, key) of each event that these runs have written."""
+    cursor = await connection.execute("select run_id, key from read_emitted(%s::bigint[])", [list(runs)])
+    return [(row[0], row[1]) for row in await cursor.fetchall()]
