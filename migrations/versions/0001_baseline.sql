@@ -1013,12 +1013,38 @@ begin
 end
 $$;
 
--- Ends those of these runs that somebody asked to cancel while they ran: they have stopped, and must not start again.
+-- Ends those of these runs that somebody asked to stop while they ran: they have stopped, and must not start again. Those
+-- past their deadline have failed. The caller holds their locks, and those of their ordered sessions.
 create function end_cancelled_runs(p_runs bigint[]) returns void
+language plpgsql
+as $$
+declare
+    v_late bigint[];
+    v_cancelled bigint[];
+begin
+    select array_agg(r.id) filter (where r.deadline <= engine_now()),
+           array_agg(r.id) filter (where r.deadline is null or r.deadline > engine_now())
+    into v_late, v_cancelled
+    from run as r
+    where r.id = any (p_runs) and r.cancel_requested;
+    if v_late is not null then
+        perform end_late_runs(v_late, false);
+    end if;
+    if v_cancelled is not null then
+        perform from cancel_runs(null, v_cancelled, 'cancelled', false);
+    end if;
+end
+$$;
+
+-- Ends these runs as failed: their deadline has passed. The caller holds their locks, and they are not running.
+create function end_late_runs(p_runs bigint[], p_notify boolean) returns void
 language sql
 as $$
-    select from cancel_runs(
-        null, array(select r.id from run as r where r.id = any (p_runs) and r.cancel_requested), 'cancelled', false)
+    select finish_runs(
+        p_runs, array_fill('failed'::text, array[cardinality(p_runs)]), null,
+        array_fill('{"type": "DeadlineExceeded", "message": "its deadline passed before it ended"}'::jsonb,
+                   array[cardinality(p_runs)]),
+        p_notify)
 $$;
 
 -- The engine's clock. Tests move it with `set howdah.now = '…'`, so that no test sleeps to see an hour pass.
@@ -1271,8 +1297,10 @@ as $$
     select count(*)::integer from gone
 $$;
 
--- Ends runs whose deadline has passed: at once as failed where they are not running, else by asking their worker, which
--- knows the deadline itself and has most often stopped by then. p_limit at most; returns how many it ended or asked.
+-- Ends runs whose deadline has passed: at once as failed where no code of theirs is under way, else by asking it to stop. A
+-- waiting workflow is woken, so that its code may tidy up; its worker knows the deadline, and ends it as failed. A running
+-- one's worker knows it as well, and has most often stopped by then. p_limit at most; returns how many it ended or asked.
+-- One that was woken has a minute to begin (its run_at says until when): without a worker it would never end.
 -- A run for which its ordered session would wait fails when it has become the head: gone before, it would hold up nobody.
 create function expire_runs(p_limit integer default 1000, p_notify boolean default true) returns table (expired integer)
 language plpgsql
@@ -1285,23 +1313,26 @@ declare
     v_now timestamptz := engine_now();
     v_late bigint[];
     v_idle bigint[];
+    v_waiting bigint[];
     v_asked integer;
 begin
     perform assert_read_committed();
     v_late := lock_ordered_sessions(array(
         select r.id from run as r
-        where r.deadline <= v_now and not (r.state = 'blocked' and r.on_failure = 'block') and not r.cancel_requested
+        where r.deadline <= v_now and not (r.state = 'blocked' and r.on_failure = 'block')
+          and (not r.cancel_requested or r.state = 'queued' and r.run_at <= v_now)
         order by r.deadline
         limit p_limit), false);
-    select array_agg(l.id) into v_idle
-    from (select r.id from run as r
+    select array_agg(l.id) filter (where l.state <> 'waiting'), array_agg(l.id) filter (where l.state = 'waiting')
+    into v_idle, v_waiting
+    from (select r.id, r.state from run as r
           where r.id = any (v_late) and r.state <> 'running' order by r.id for no key update skip locked) as l;
     if v_idle is not null then
-        perform finish_runs(
-            v_idle, array_fill('failed'::text, array[cardinality(v_idle)]), null,
-            array_fill(jsonb_build_object('type', 'DeadlineExceeded', 'message', 'its deadline passed before it ended'),
-                       array[cardinality(v_idle)]),
-            p_notify);
+        perform end_late_runs(v_idle, p_notify);
+    end if;
+    if v_waiting is not null then
+        perform wake_runs(v_waiting);
+        update run as r set cancel_requested = true, run_at = v_now + interval '1 minute' where r.id = any (v_waiting);
     end if;
     -- Running ones end themselves; the request is for a worker that cannot tell the time.
     update run as r set cancel_requested = true
@@ -1312,7 +1343,7 @@ begin
     if p_notify and v_asked > 0 then
         perform pg_notify(current_schema() || '.cancels', '');
     end if;
-    return query select coalesce(cardinality(v_idle), 0) + v_asked;
+    return query select coalesce(cardinality(v_idle), 0) + coalesce(cardinality(v_waiting), 0) + v_asked;
 end
 $$;
 
@@ -3495,8 +3526,9 @@ create table signal (
 create unique index signal_key_idx on signal (run_id, key) where key is not null;
 create table signal_default partition of signal default;
 
--- Cancels these runs, whose parent is over: at once where they are not running, else by asking their worker. Nothing is
--- waited for: those that somebody else holds become loose ends.
+-- Cancels these runs, whose parent is over: at once where no code of theirs is under way, else by asking it to stop. A waiting
+-- one is woken, so that its code may tidy up, as in cancel_runs; one that was asked before is left to do so. Nothing is waited
+-- for: those that somebody else holds become loose ends.
 create function cancel_orphans(p_runs bigint[], p_notify boolean) returns void
 language plpgsql
 set enable_hashjoin = off
@@ -3507,10 +3539,12 @@ declare
     v_held bigint[];
     v_idle bigint[];
     v_running bigint[];
+    v_waiting bigint[];
 begin
-    select array_agg(l.id), array_agg(l.id) filter (where l.state <> 'running'),
-           array_agg(l.id) filter (where l.state = 'running' and not l.cancel_requested)
-    into v_held, v_idle, v_running
+    select array_agg(l.id), array_agg(l.id) filter (where l.state not in ('running', 'waiting') and not l.cancel_requested),
+           array_agg(l.id) filter (where l.state in ('running', 'waiting') and not l.cancel_requested),
+           array_agg(l.id) filter (where l.state = 'waiting')
+    into v_held, v_idle, v_running, v_waiting
     from (select r.id, r.state, r.cancel_requested from run as r
           where r.id = any (lock_ordered_sessions(p_runs, false))
           order by r.id
@@ -3523,6 +3557,9 @@ begin
     end if;
     if v_running is not null then
         update run as r set cancel_requested = true where r.id = any (v_running);
+        if v_waiting is not null then
+            perform wake_runs(v_waiting);
+        end if;
         if p_notify then
             perform pg_notify(current_schema() || '.cancels', '');
         end if;
