@@ -1114,7 +1114,7 @@ $$;
 --   p_retries    JSON objects that override the task's own retry strategy; null: none
 --   p_windows    how long an idempotency key is remembered; null: a day
 --   p_parent, p_parent_step  the run, and its step, that waits for all of these: see spawn_children
--- A task that has versions means the newest, unless one is named: 'name@2'.
+-- A task that has versions means the newest, unless one is named: 'name@2', or 'name@1', whose runs bear the plain name.
 -- status: created | existing (same key, same task and arguments: its run is returned)
 --         | conflict (same key, other task or arguments) | not_unique | unknown_tenant
 --         | queue_full (its queue caps what may wait there); a bad item fails alone.
@@ -1161,11 +1161,12 @@ begin
 
     select array_agg(next_run_id() order by i.ord),
            array_agg(coalesce(i.queue, t.queue, 'default') order by i.ord),
-           array_agg(coalesce(t.newest, i.task) order by i.ord),
+           array_agg(case when i.task like '%@1' then p.plain else coalesce(t.newest, i.task) end order by i.ord),
            array_agg(case when tn.id is null then 'unknown_tenant' else 'created' end order by i.ord)
     into v_ids, v_queues, v_tasks, v_status
     from unnest(p_tenants, p_tasks, p_queues) with ordinality as i(tenant, task, queue, ord)
-    left join task as t on t.name = i.task
+    cross join lateral (select case when i.task like '%@1' then left(i.task, -2) else i.task end as plain) as p
+    left join task as t on t.name = p.plain
     left join tenant as tn on tn.id = i.tenant;
     -- Ids in the order given, whatever order the rows were numbered in.
     select array_agg(id order by id) into v_ids from unnest(v_ids) as id;
@@ -2255,8 +2256,14 @@ $$;
 -- Workers write what they can run: name, kind, queue, JSON schema of the arguments, one line of description.
 create function register_tasks(p_names text[], p_kinds text[], p_queues text[], p_schemas text[], p_descriptions text[])
 returns void
-language sql
+language plpgsql
 as $$
+begin
+    if exists (select from unnest(p_names) as n where n like '%@1') then
+        raise exception 'no task can be named %', (select n from unnest(p_names) as n where n like '%@1' limit 1)
+            using errcode = 'HW016', hint = 'the first version has the plain name; ''name@1'' means it';
+    end if;
+
     insert into queue (name)
     select distinct q from unnest(p_queues) as q order by q
     on conflict do nothing;
@@ -2280,6 +2287,7 @@ as $$
     order by split_part(i.name, '@', 1), split_part(i.name, '@', 2)::integer desc
     on conflict (name) do update set newest = excluded.newest, updated_at = excluded.updated_at
     where split_part(excluded.newest, '@', 2)::integer > coalesce(nullif(split_part(t.newest, '@', 2), '')::integer, 1);
+end
 $$;
 
 -- A worker announces itself; its id goes into every claim. p_tasks: what it can run; empty: it does not say.
@@ -3799,7 +3807,7 @@ $$;
 -- (name#until, #caught, #failed-1, #children-0, #outputs-0) is no step of its own, and goes with it; so does the signal that a wait
 -- has had, by which the next one gets its number.
 --   p_steps  more than the run has finished are refused: they would run a second time
---   p_task   another task or version to try them on; null: the same, also where a newer version is registered
+--   p_task   another task or version to try them on; null: the same, also where a newer version is registered. Its plain name is the newest, as everywhere
 -- p_tenant null: any tenant's (operators). It has no session and no order: readers of the old one see nothing of it.
 create function fork_run(p_tenant text, p_run bigint, p_steps integer, p_task text default null,
                          p_notify boolean default true)
@@ -3839,7 +3847,7 @@ begin
             using errcode = 'HW016', hint = 'keep fewer';
     end if;
     select e.run_id, e.status into v_id, v_status
-    from enqueue_runs(array[v_old.tenant_id], array[coalesce(p_task, v_old.task)], array[v_old.args::text],
+    from enqueue_runs(array[v_old.tenant_id], array[coalesce(p_task, case when v_old.task like '%@%' then v_old.task else v_old.task || '@1' end)], array[v_old.args::text],
                       array[v_old.queue], p_priorities => array[v_old.priority], p_retries => array[v_old.retry::text],
                       p_notify => p_notify) as e;
     if v_id is null then
@@ -3862,13 +3870,6 @@ begin
                   where c.run_id = v_id and c.output ->> 'signal' = s.name and c.output -> 'no' = to_jsonb(s.no));
     -- Its first attempt is the other's: the next one reads what it finished.
     update run as r set attempt = 1 where r.id = v_id;
-    if p_task is null then
-        -- Enqueued, it became the newest version of its task.
-        update run as r set task = v_old.task where r.id = v_id and r.task <> v_old.task;
-        if found then
-            perform offer_runs(array[v_old.queue], array[v_old.tenant_id], array[v_old.task], p_notify);
-        end if;
-    end if;
     return query select v_id;
 end
 $$;
