@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import os
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import psycopg
 import pytest
 from procrastinate import BaseRetryStrategy, JobContext, RetryDecision
 from procrastinate.jobs import Job
@@ -372,3 +376,37 @@ async def test_a_worker_that_has_lost_its_heartbeat_stops_and_says_why(
     async with asyncio.timeout(20):
         with pytest.raises(TypeError, match="a defect in the heartbeat"):
             await Worker(app, conninfo, WorkerSettings(shutdown=0.1)).run()
+
+
+async def test_a_claim_that_commits_after_its_connection_was_cut_is_handed_back(
+    app: App, connection: Connection, conninfo: str
+) -> None:
+    @app.task(name="t")
+    async def t() -> None: ...
+
+    await enqueue(connection, task="t")
+    claiming = (
+        "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        " and query like '%%claim_runs%%' and pid <> pg_backend_pid()"
+    )
+    async with AsyncExitStack() as stack, await connect(conninfo) as holder, asyncio.timeout(20):
+        await holder.execute("begin; lock table lane in access exclusive mode")
+        await stack.enter_async_context(at_work(app, conninfo))
+        while not (waiting := await rows(connection, claiming)):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        cut(waiting[0])
+        # The next claim is waiting, and what came of the first was looked at in vain.
+        while len(await rows(connection, claiming)) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await holder.execute("rollback")
+        while not await rows(connection, "select from run_history"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert await rows(connection, "select state, attempt, deaths from run_history") == [("succeeded", 2, 0)]
+
+
+def cut(backend: int) -> None:
+    """Cut this process's connection to a backend, which does not notice while it waits for a lock."""
+    for some in gc.get_objects():
+        if isinstance(some, psycopg.AsyncConnection) and not some.closed and some.info.backend_pid == backend:
+            with socket.socket(fileno=os.dup(some.fileno())) as end:
+                end.shutdown(socket.SHUT_RDWR)

@@ -54,7 +54,8 @@ async def test_a_version_is_what_was_named_and_the_plain_name_the_newest(
     api: httpx.AsyncClient, task: str, db: psycopg.Connection
 ) -> None:
     db.execute(
-        "select register_tasks('{invoice.send@2}', '{workflow}', '{mail}', array['{\"required\": [\"number\"]}'], array[''])"
+        "select register_tasks('{invoice.send@2}', '{workflow}', '{mail}',"
+        " array['{\"required\": [\"number\"]}'], array[''])"
     )
     assert (await api.post("/v1/runs", json={**BODY, "task": "invoice.send@2"})).status_code == 422, "it wants a number"
     new = {"args": {"number": 7}}
