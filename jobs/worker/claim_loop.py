@@ -70,8 +70,9 @@ class ClaimLoop:
         self._small = concurrency // 4
         self._stopping = False
         self._alone_after = 0.0
-        # Backends of claims: the last one's, and those whose answers were lost. They may commit as long as they live.
-        self._backend: int | None = None
+        # Whether a claim may have brought runs that are not in hand.
+        self._unsure = False
+        # Backends of claims whose answers were lost: as long as they live, they may commit.
         self._lost: set[int] = set()
         self.worker_id = 0
         self.wake = asyncio.Event()
@@ -109,7 +110,7 @@ class ClaimLoop:
             # Seen before the claim: a run that ends beside it may go back to the queue unseen by it.
             quiet = self._hand.idle
             try:
-                if self._lost:
+                if self._unsure:
                     await self._release_unknown()
                 if self.suspects and await self._run_suspect():
                     poll = POLL_FROM
@@ -117,8 +118,6 @@ class ClaimLoop:
                 claimed = await self._claim(min(room, MAX_CLAIM))
             except psycopg.Error as error:
                 log.warning("claim_failed", error=str(error).strip())
-                if self._backend is not None:
-                    self._lost.add(self._backend)
                 self._failed.set()
                 await asyncio.sleep(RETRY_PAUSE)
                 continue
@@ -164,17 +163,22 @@ class ClaimLoop:
         return not self._hand.busy and not self._stopping
 
     async def _claim(self, limit: int, *, suspect: bool = False) -> list[calls.ClaimedRun]:
-        self._backend = None
         async with self._pool.connection() as connection:
-            self._backend = connection.info.backend_pid
-            if suspect:
-                claimed = await calls.claim_suspects(connection, self.worker_id, self._queues, self._tasks)
-            else:
-                claimed = await calls.claim_runs(connection, self.worker_id, self._queues, limit, self._tasks)
-                # A claim fills up from the first queue on: each gets its turn to be that.
-                self._queues.append(self._queues.pop(0))
-            again = [run.id for run in claimed if run.attempt > 1 and run.task in self._app.workflows]
-            pasts = await read_pasts(connection, again)
+            backend = connection.info.backend_pid
+            try:
+                if suspect:
+                    claimed = await calls.claim_suspects(connection, self.worker_id, self._queues, self._tasks)
+                else:
+                    claimed = await calls.claim_runs(connection, self.worker_id, self._queues, limit, self._tasks)
+                    # A claim fills up from the first queue on: each gets its turn to be that.
+                    self._queues.append(self._queues.pop(0))
+                again = [run.id for run in claimed if run.attempt > 1 and run.task in self._app.workflows]
+                pasts = await read_pasts(connection, again)
+            except psycopg.Error:
+                self._unsure = True
+                if connection.closed:
+                    self._lost.add(backend)
+                raise
         self._hand.take(claimed, pasts)
         return claimed
 
@@ -192,3 +196,4 @@ class ClaimLoop:
             if (run_id, attempt) not in known:
                 await self._engine.writer.submit(RunItem(run_id, attempt, "outcome", "release"))
         self._lost &= living
+        self._unsure = bool(self._lost)

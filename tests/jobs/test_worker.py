@@ -19,7 +19,7 @@ from procrastinate.jobs import Job
 from howdah.jobs import App, RetryStrategy, Run
 from howdah.jobs.worker.worker import Worker, WorkerSettings
 from howdah.sql.pool import Connection
-from howdah.sql.queue.calls import cancel_runs
+from howdah.sql.queue.calls import cancel_runs, set_queue_limits
 from tests.jobs.conftest import Work
 from tests.sql.engine import connect, enqueue, rows, value
 
@@ -385,17 +385,18 @@ async def test_a_claim_that_commits_after_its_connection_was_cut_is_handed_back(
     async def t() -> None: ...
 
     await enqueue(connection, task="t")
+    await set_queue_limits(connection, "default", {"max_running": 10})
     claiming = (
         "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
         " and query like '%%claim_runs%%' and pid <> pg_backend_pid()"
     )
     async with AsyncExitStack() as stack, await connect(conninfo) as holder, asyncio.timeout(20):
-        await holder.execute("begin; lock table lane in access exclusive mode")
+        await holder.execute("begin; select from queue where name = 'default' for update")
         await stack.enter_async_context(at_work(app, conninfo))
         while not (waiting := await rows(connection, claiming)):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         cut(waiting[0])
-        # The next claim is waiting, and what came of the first was looked at in vain.
+        # The next claim waits behind it: what came of the first was looked at in vain.
         while len(await rows(connection, claiming)) < 2:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         await holder.execute("rollback")
