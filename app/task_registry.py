@@ -67,10 +67,13 @@ class TaskRegistry:
             If no worker has registered it; the message names those that come close.
         """
         tasks = await self._recent.get("all")
-        if name not in tasks:
+        # Of a task without versions, the first is all that there is.
+        names = (name, name.removesuffix("@1"))
+        if tasks.keys().isdisjoint(names):
             tasks = await self._recent.get("all", max_age=MISS_SECONDS)
-        if name in tasks:
-            return tasks[name]
+        for known_as in names:
+            if known_as in tasks:
+                return tasks[known_as]
         close = difflib.get_close_matches(name, tasks, n=3) or sorted(tasks)[:5]
         known = f"did you mean {', '.join(close)}?" if close else "no worker has registered any task yet: start one"
         raise UnknownTask(f"no worker has registered a task {name!r}; {known}")
@@ -80,8 +83,12 @@ class TaskRegistry:
             # The plain name of a task with versions stands for the newest.
             meant = task.alias()
             rows = await connection.execute(
-                select(task.c.name, meant.c.queue, cast(meant.c.args_schema, Text)).join(
-                    meant, meant.c.name == func.coalesce(task.c.newest, task.c.name)
+                select(task.c.name, meant.c.queue, cast(meant.c.args_schema, Text))
+                .join(meant, meant.c.name == func.coalesce(task.c.newest, task.c.name))
+                .union_all(
+                    select(task.c.name + "@1", task.c.queue, cast(task.c.args_schema, Text)).where(
+                        task.c.newest.is_not(None)
+                    )
                 )
             )
             self._known = {name: self._entry(name, queue, schema) for name, queue, schema in rows}

@@ -123,7 +123,9 @@ class Workflow(Generic[P, R]):
             self.signature.decode(text)
         except msgspec.ValidationError as error:
             raise TypeError(f"the arguments of {self.name!r} do not fit: {error}") from error
-        return NewRun(**{"tenant_id": DEFAULT_TENANT, "queue": self.queue, **self.options}, task=self.name, args=text)
+        # The plain name would mean the newest version: this is a run of this very code.
+        task = self.name if "@" in self.name else f"{self.name}@1"
+        return NewRun(**{"tenant_id": DEFAULT_TENANT, "queue": self.queue, **self.options}, task=task, args=text)
 
 
 class App(procrastinate.App):
@@ -172,8 +174,9 @@ class App(procrastinate.App):
             As procrastinate's: a number of attempts, or a `RetryStrategy`.
         version
             Count it up when the code asks for other steps, and keep the old function under its old version, same name,
-            until no run of it is live: runs go on with the code that they began with. New runs get the highest version
-            that a worker has registered.
+            until no run of it is live: runs go on with the code that they began with. The plain name means the highest
+            version that a worker has registered, ``name@1`` the first. `enqueue` and `Run.children` send runs of the
+            very function that they are given.
         """
         if "@" in name or version < 1:
             raise ValueError(f"workflow {name!r}, version {version}: a name has no '@', and versions count from 1")

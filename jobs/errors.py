@@ -8,7 +8,7 @@ class NonRetryableError(Exception):
 
 
 class DeadlineExceededError(NonRetryableError):
-    """The run's deadline passed before it ended."""
+    """The run's deadline has passed: it tidies up, and may wait for nothing more."""
 
 
 class HistoryContradictedError(NonRetryableError):

@@ -70,6 +70,10 @@ class ClaimLoop:
         self._small = concurrency // 4
         self._stopping = False
         self._alone_after = 0.0
+        # Whether a claim may have brought runs that are not in hand.
+        self._unsure = False
+        # Backends of claims whose answers were lost: as long as they live, they may commit.
+        self._lost: set[int] = set()
         self.worker_id = 0
         self.wake = asyncio.Event()
         self.suspects = False
@@ -92,7 +96,6 @@ class ClaimLoop:
         has brought up nothing that was due.
         """
         poll = POLL_FROM
-        unsure = False
         while not self._stopping:
             self.wake.clear()
             room = self._hand.room()
@@ -107,16 +110,14 @@ class ClaimLoop:
             # Seen before the claim: a run that ends beside it may go back to the queue unseen by it.
             quiet = self._hand.idle
             try:
-                if unsure:
+                if self._unsure:
                     await self._release_unknown()
-                    unsure = False
                 if self.suspects and await self._run_suspect():
                     poll = POLL_FROM
                     continue
                 claimed = await self._claim(min(room, MAX_CLAIM))
             except psycopg.Error as error:
                 log.warning("claim_failed", error=str(error).strip())
-                unsure = True
                 self._failed.set()
                 await asyncio.sleep(RETRY_PAUSE)
                 continue
@@ -163,22 +164,36 @@ class ClaimLoop:
 
     async def _claim(self, limit: int, *, suspect: bool = False) -> list[calls.ClaimedRun]:
         async with self._pool.connection() as connection:
-            if suspect:
-                claimed = await calls.claim_suspects(connection, self.worker_id, self._queues, self._tasks)
-            else:
-                claimed = await calls.claim_runs(connection, self.worker_id, self._queues, limit, self._tasks)
-                # A claim fills up from the first queue on: each gets its turn to be that.
-                self._queues.append(self._queues.pop(0))
-            again = [run.id for run in claimed if run.attempt > 1 and run.task in self._app.workflows]
-            pasts = await read_pasts(connection, again)
+            backend = connection.info.backend_pid
+            try:
+                if suspect:
+                    claimed = await calls.claim_suspects(connection, self.worker_id, self._queues, self._tasks)
+                else:
+                    claimed = await calls.claim_runs(connection, self.worker_id, self._queues, limit, self._tasks)
+                    # A claim fills up from the first queue on: each gets its turn to be that.
+                    self._queues.append(self._queues.pop(0))
+                again = [run.id for run in claimed if run.attempt > 1 and run.task in self._app.workflows]
+                pasts = await read_pasts(connection, again)
+            except psycopg.Error:
+                self._unsure = True
+                if connection.closed:
+                    self._lost.add(backend)
+                raise
         self._hand.take(claimed, pasts)
         return claimed
 
     async def _release_unknown(self) -> None:
-        """Hand back runs of a claim that was committed, but whose answer was lost with the connection."""
+        """Hand back runs of claims that were committed, but whose answers were lost with the connection.
+
+        Looked at on each turn, until nobody is left who could still commit one: a backend that waits for a lock does
+        not notice that its client has gone.
+        """
         async with self._engine.pool.connection() as connection:
+            living = await calls.read_backends(connection, self._lost)
             claimed = await calls.read_claimed(connection, self.worker_id)
         known = self._hand.attempts
         for run_id, attempt in claimed:
             if (run_id, attempt) not in known:
                 await self._engine.writer.submit(RunItem(run_id, attempt, "outcome", "release"))
+        self._lost &= living
+        self._unsure = bool(self._lost)

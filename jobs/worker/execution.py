@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import math
 import re
 import time
 import traceback
@@ -41,6 +42,8 @@ log = structlog.get_logger(__name__)
 # A traceback's end tells what happened; a deep recursion's beginning does not.
 MAX_TRACEBACK = 16_000
 MAX_MESSAGE = 4_000
+# Seconds for a run that was woken past its deadline to come to where it waits.
+CATCH_UP = 1.0
 # The greatest integer of the column; its own least one is no priority.
 MAX_PRIORITY = 2**31 - 1
 
@@ -62,9 +65,9 @@ class Execution:
         self._run: Run | None = None
 
     def end(self, why: Stop) -> None:
-        """Ask it to stop."""
+        """Ask it to stop. Past its deadline it has failed, whoever asks."""
         if self.stop is None:
-            self.stop = why
+            self.stop = Stop.EXPIRED if why is Stop.CANCELLED and self._left() <= 0 else why
             if self.task is not None:
                 self.task.cancel()
 
@@ -90,7 +93,7 @@ class Execution:
                 retry = override or workflow.retry_strategy
                 self._run = Run(claimed, self._past, self._engine, self, f"{self._app.cell},public")
                 running = workflow.function(self._run, **arguments)
-                output = await (running if claimed.deadline is None else self._in_time(running, claimed.deadline))
+                output = await (running if claimed.deadline is None else self._in_time(running))
                 self._run.end()
                 body = encode(output, f"the output of run {claimed.id}")
             else:
@@ -101,7 +104,7 @@ class Execution:
                     )
                 retry = override or task.retry_strategy
                 running = self._run_task(task)
-                output = await (running if claimed.deadline is None else self._in_time(running, claimed.deadline))
+                output = await (running if claimed.deadline is None else self._in_time(running))
                 body = _output_if_json(output)
         except asyncio.CancelledError:
             return self._stopped()
@@ -112,20 +115,28 @@ class Execution:
             return [self._item("reschedule", _error_body(error), at=self._engine.clock.now() + error.after)]
         except BaseException as error:  # Whatever an author's code raises ends this run only.
             try:
+                if isinstance(error, DeadlineExceededError) and self.stop is Stop.EXPIRED:
+                    return self._stopped()
                 return await self._failed(error, retry)
             except asyncio.CancelledError:
                 return self._stopped()
         return self._final("succeeded", body)
 
-    async def _in_time(self, running: Awaitable[T], deadline: datetime) -> T:
-        left = (deadline - self._engine.clock.now()).total_seconds()
+    async def _in_time(self, running: Awaitable[T]) -> T:
+        left = self._left()
+        if left <= 0 and self._run is not None:
+            # Woken because of that: its code first comes to where it waits, which tells it, and tidies up from there.
+            left = CATCH_UP
+        timer = asyncio.get_running_loop().call_later(left, self.end, Stop.EXPIRED)
         try:
-            async with asyncio.timeout(left) as limit:
-                return await running
-        except TimeoutError:
-            if limit.expired():
-                raise DeadlineExceededError(f"the deadline, {deadline:%c %Z}, has passed") from None
-            raise
+            return await running
+        finally:
+            timer.cancel()
+
+    def _left(self) -> float:
+        """Seconds until the deadline."""
+        deadline = self.claimed.deadline
+        return math.inf if deadline is None else (deadline - self._engine.clock.now()).total_seconds()
 
     async def _run_task(self, task: Task[Any, Any, Any]) -> Any:
         arguments = msgspec.json.decode(self.claimed.args)
@@ -165,6 +176,9 @@ class Execution:
             return self._final(
                 "cancelled", encode({"type": "Cancelled", "message": "cancelled while running"}, "error")
             )
+        if self.stop is Stop.EXPIRED:
+            late = f"the deadline, {self.claimed.deadline:%c %Z}, has passed"
+            return self._final("failed", encode({"type": "DeadlineExceeded", "message": late}, "error"))
         if self.stop is Stop.SHUTDOWN:
             return [self._item("release")]
         if self.stop in (Stop.LOST, Stop.RESTING):
@@ -247,6 +261,7 @@ class Execution:
 
 _ABORT_REASONS = {
     Stop.CANCELLED: AbortReason.USER_REQUEST,
+    Stop.EXPIRED: AbortReason.USER_REQUEST,
     Stop.SHUTDOWN: AbortReason.SHUTDOWN,
     Stop.LOST: AbortReason.SHUTDOWN,
     Stop.RESTING: AbortReason.SHUTDOWN,

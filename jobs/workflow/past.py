@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from howdah.jobs.workflow.history import Finished
 from howdah.sql.pool import Connection
-from howdah.sql.stream.calls import read_watched
+from howdah.sql.stream.calls import read_emitted
 from howdah.sql.workflow.calls import Signal, read_checkpoints, read_signals
 
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """Finished steps by name, what was sent to the run, and whether it has written events to a session of its own."""
+    """Finished steps by name, what was sent to the run, and the keys of the events that it has written."""
 
     steps: Mapping[str, Finished] = field(default_factory=dict)
     signals: Sequence[Signal] = ()
-    watched: bool = False
+    emitted: Set[str] = frozenset()
 
 
 async def read_pasts(connection: Connection, runs: Sequence[int]) -> dict[int, Past]:
@@ -26,9 +26,11 @@ async def read_pasts(connection: Connection, runs: Sequence[int]) -> dict[int, P
         return {}
     steps: dict[int, dict[str, Finished]] = {run_id: {} for run_id in runs}
     signals: dict[int, list[Signal]] = {run_id: [] for run_id in runs}
+    emitted: dict[int, set[str]] = {run_id: set() for run_id in runs}
     for checkpoint in await read_checkpoints(connection, runs):
         steps[checkpoint.run_id][checkpoint.step] = Finished(checkpoint.output or "null", checkpoint.after)
     for signal in await read_signals(connection, runs):
         signals[signal.run_id].append(signal)
-    watched = await read_watched(connection, runs)
-    return {run_id: Past(steps[run_id], signals[run_id], run_id in watched) for run_id in runs}
+    for run_id, key in await read_emitted(connection, runs):
+        emitted[run_id].add(key)
+    return {run_id: Past(steps[run_id], signals[run_id], emitted[run_id]) for run_id in runs}

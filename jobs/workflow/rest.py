@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from howdah.jobs.errors import DeadlineExceededError
 from howdah.jobs.workflow.clock import Clock
 from howdah.jobs.workflow.stop import Stop
 from howdah.sql.group_commit import GroupCommit
@@ -81,8 +82,15 @@ class Rest:
             As `waits_over` in SQL describes it.
         until
             When to be woken at the latest.
+
+        Raises
+        ------
+        DeadlineExceededError
+            If the run's deadline has passed: it tidies up, and must come to an end.
         """
         await self._may_go_on()
+        if self._holder.stop is Stop.EXPIRED:
+            raise DeadlineExceededError(f"run {self._run_id} is past its deadline, and waits for nothing any more")
         if self.tidying_up:
             # It tidies up, and may not rest any more: that would end it.
             left = TIDY_EVERY if until is None else (until - self._clock.now()).total_seconds()
@@ -116,7 +124,7 @@ class Rest:
         if self._decision is not None:
             # The run may be another's in a moment: whether it is, is just being written.
             await asyncio.shield(self._decision)
-        if self._holder.stop is not None and self._holder.stop is not Stop.CANCELLED:
+        if self._holder.stop is not None and not self._holder.stop.may_tidy_up:
             raise asyncio.CancelledError(f"run {self._run_id} does not go on here: {self._holder.stop.value}")
 
     def _look(self) -> None:

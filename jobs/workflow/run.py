@@ -73,7 +73,7 @@ class Run:
         self.attempt = claimed.attempt
         self.failures = claimed.failures
         # Whether its stream may have watchers, who should see the end: an earlier attempt's events count too.
-        self.has_events = claimed.session_id is not None or past.watched
+        self.has_events = claimed.session_id is not None or bool(past.emitted)
         self._claimed = claimed
         self._engine = engine
         self._search_path = search_path
@@ -82,6 +82,7 @@ class Run:
         self._rest = Rest(claimed.id, claimed.attempt, engine.writer, holder, self._inbox.refresh, engine.clock)
         self._steps = Steps(claimed, self._history, self._rest, engine)
         self._events: dict[str, int] = {}
+        self._emitted = past.emitted
 
     @overload
     async def step(self, name: str, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
@@ -376,8 +377,11 @@ class Run:
             said = f"{current_step()}/{type}/{blake2b(body.encode(), digest_size=12).hexdigest()}"
             number = self._events[said] = self._events.get(said, 0) + 1
             known_by = f"{said}#{number}"
+        full_key = f"{self.id}/{known_by}"
+        if full_key in self._emitted:
+            return
         at = self._engine.clock.now()
-        item = RunItem(self.id, self.attempt, "event", type, body, key=f"{self.id}/{known_by}", at=at)
+        item = RunItem(self.id, self.attempt, "event", type, body, key=full_key, at=at)
         self.has_events = True
         await session_events.write(self._engine.writer, self._rest, self._steps, item)
         self._engine.notifier.hint(EVENTS_CHANNEL, [f"{self.tenant_id}/{self.session_id}"])

@@ -1026,12 +1026,38 @@ begin
 end
 $$;
 
--- Ends those of these runs that somebody asked to cancel while they ran: they have stopped, and must not start again.
+-- Ends those of these runs that somebody asked to stop while they ran: they have stopped, and must not start again. Those
+-- past their deadline have failed. The caller holds their locks, and those of their ordered sessions.
 create function end_cancelled_runs(p_runs bigint[]) returns void
+language plpgsql
+as $$
+declare
+    v_late bigint[];
+    v_cancelled bigint[];
+begin
+    select array_agg(r.id) filter (where r.deadline <= engine_now()),
+           array_agg(r.id) filter (where r.deadline is null or r.deadline > engine_now())
+    into v_late, v_cancelled
+    from run as r
+    where r.id = any (p_runs) and r.cancel_requested;
+    if v_late is not null then
+        perform end_late_runs(v_late, false);
+    end if;
+    if v_cancelled is not null then
+        perform from cancel_runs(null, v_cancelled, 'cancelled', false);
+    end if;
+end
+$$;
+
+-- Ends these runs as failed: their deadline has passed. The caller holds their locks, and they are not running.
+create function end_late_runs(p_runs bigint[], p_notify boolean) returns void
 language sql
 as $$
-    select from cancel_runs(
-        null, array(select r.id from run as r where r.id = any (p_runs) and r.cancel_requested), 'cancelled', false)
+    select finish_runs(
+        p_runs, array_fill('failed'::text, array[cardinality(p_runs)]), null,
+        array_fill('{"type": "DeadlineExceeded", "message": "its deadline passed before it ended"}'::jsonb,
+                   array[cardinality(p_runs)]),
+        p_notify)
 $$;
 
 -- The engine's clock. Tests move it with `set howdah.now = '…'`, so that no test sleeps to see an hour pass.
@@ -1101,7 +1127,7 @@ $$;
 --   p_retries    JSON objects that override the task's own retry strategy; null: none
 --   p_windows    how long an idempotency key is remembered; null: a day
 --   p_parent, p_parent_step  the run, and its step, that waits for all of these: see spawn_children
--- A task that has versions means the newest, unless one is named: 'name@2'.
+-- A task that has versions means the newest, unless one is named: 'name@2', or 'name@1', whose runs bear the plain name.
 -- status: created | existing (same key, same task and arguments: its run is returned)
 --         | conflict (same key, other task or arguments) | not_unique | unknown_tenant
 --         | queue_full (its queue caps what may wait there); a bad item fails alone.
@@ -1148,11 +1174,12 @@ begin
 
     select array_agg(next_run_id() order by i.ord),
            array_agg(coalesce(i.queue, t.queue, 'default') order by i.ord),
-           array_agg(coalesce(t.newest, i.task) order by i.ord),
+           array_agg(case when i.task like '%@1' then p.plain else coalesce(t.newest, i.task) end order by i.ord),
            array_agg(case when tn.id is null then 'unknown_tenant' else 'created' end order by i.ord)
     into v_ids, v_queues, v_tasks, v_status
     from unnest(p_tenants, p_tasks, p_queues) with ordinality as i(tenant, task, queue, ord)
-    left join task as t on t.name = i.task
+    cross join lateral (select case when i.task like '%@1' then left(i.task, -2) else i.task end as plain) as p
+    left join task as t on t.name = p.plain
     left join tenant as tn on tn.id = i.tenant;
     -- Ids in the order given, whatever order the rows were numbered in.
     select array_agg(id order by id) into v_ids from unnest(v_ids) as id;
@@ -1284,8 +1311,10 @@ as $$
     select count(*)::integer from gone
 $$;
 
--- Ends runs whose deadline has passed: at once as failed where they are not running, else by asking their worker, which
--- knows the deadline itself and has most often stopped by then. p_limit at most; returns how many it ended or asked.
+-- Ends runs whose deadline has passed: at once as failed where no code of theirs is under way, else by asking it to stop. A
+-- waiting workflow is woken, so that its code may tidy up; its worker knows the deadline, and ends it as failed. A running
+-- one's worker knows it as well, and has most often stopped by then. p_limit at most; returns how many it ended or asked.
+-- One that was woken has a minute to begin (its run_at says until when): without a worker it would never end.
 -- A run for which its ordered session would wait fails when it has become the head: gone before, it would hold up nobody.
 create function expire_runs(p_limit integer default 1000, p_notify boolean default true) returns table (expired integer)
 language plpgsql
@@ -1298,23 +1327,26 @@ declare
     v_now timestamptz := engine_now();
     v_late bigint[];
     v_idle bigint[];
+    v_waiting bigint[];
     v_asked integer;
 begin
     perform assert_read_committed();
     v_late := lock_ordered_sessions(array(
         select r.id from run as r
-        where r.deadline <= v_now and not (r.state = 'blocked' and r.on_failure = 'block') and not r.cancel_requested
+        where r.deadline <= v_now and not (r.state = 'blocked' and r.on_failure = 'block')
+          and (not r.cancel_requested or r.state = 'queued' and r.run_at <= v_now)
         order by r.deadline
         limit p_limit), false);
-    select array_agg(l.id) into v_idle
-    from (select r.id from run as r
+    select array_agg(l.id) filter (where l.state <> 'waiting'), array_agg(l.id) filter (where l.state = 'waiting')
+    into v_idle, v_waiting
+    from (select r.id, r.state from run as r
           where r.id = any (v_late) and r.state <> 'running' order by r.id for no key update skip locked) as l;
     if v_idle is not null then
-        perform finish_runs(
-            v_idle, array_fill('failed'::text, array[cardinality(v_idle)]), null,
-            array_fill(jsonb_build_object('type', 'DeadlineExceeded', 'message', 'its deadline passed before it ended'),
-                       array[cardinality(v_idle)]),
-            p_notify);
+        perform end_late_runs(v_idle, p_notify);
+    end if;
+    if v_waiting is not null then
+        perform wake_runs(v_waiting);
+        update run as r set cancel_requested = true, run_at = v_now + interval '1 minute' where r.id = any (v_waiting);
     end if;
     -- Running ones end themselves; the request is for a worker that cannot tell the time.
     update run as r set cancel_requested = true
@@ -1325,7 +1357,7 @@ begin
     if p_notify and v_asked > 0 then
         perform pg_notify(current_schema() || '.cancels', '');
     end if;
-    return query select coalesce(cardinality(v_idle), 0) + v_asked;
+    return query select coalesce(cardinality(v_idle), 0) + coalesce(cardinality(v_waiting), 0) + v_asked;
 end
 $$;
 
@@ -2238,8 +2270,14 @@ $$;
 -- Workers write what they can run: name, kind, queue, JSON schema of the arguments, one line of description.
 create function register_tasks(p_names text[], p_kinds text[], p_queues text[], p_schemas text[], p_descriptions text[])
 returns void
-language sql
+language plpgsql
 as $$
+begin
+    if exists (select from unnest(p_names) as n where n like '%@1') then
+        raise exception 'no task can be named %', (select n from unnest(p_names) as n where n like '%@1' limit 1)
+            using errcode = 'HW016', hint = 'the first version has the plain name; ''name@1'' means it';
+    end if;
+
     insert into queue (name)
     select distinct q from unnest(p_queues) as q order by q
     on conflict do nothing;
@@ -2263,6 +2301,7 @@ as $$
     order by split_part(i.name, '@', 1), split_part(i.name, '@', 2)::integer desc
     on conflict (name) do update set newest = excluded.newest, updated_at = excluded.updated_at
     where split_part(excluded.newest, '@', 2)::integer > coalesce(nullif(split_part(t.newest, '@', 2), '')::integer, 1);
+end
 $$;
 
 -- A worker announces itself; its id goes into every claim. p_tasks: what it can run; empty: it does not say.
@@ -3509,8 +3548,9 @@ create table signal (
 create unique index signal_key_idx on signal (run_id, key) where key is not null;
 create table signal_default partition of signal default;
 
--- Cancels these runs, whose parent is over: at once where they are not running, else by asking their worker. Nothing is
--- waited for: those that somebody else holds become loose ends.
+-- Cancels these runs, whose parent is over: at once where no code of theirs is under way, else by asking it to stop. A waiting
+-- one is woken, so that its code may tidy up, as in cancel_runs; one that was asked before is left to do so. Nothing is waited
+-- for: those that somebody else holds become loose ends.
 create function cancel_orphans(p_runs bigint[], p_notify boolean) returns void
 language plpgsql
 set enable_hashjoin = off
@@ -3521,10 +3561,12 @@ declare
     v_held bigint[];
     v_idle bigint[];
     v_running bigint[];
+    v_waiting bigint[];
 begin
-    select array_agg(l.id), array_agg(l.id) filter (where l.state <> 'running'),
-           array_agg(l.id) filter (where l.state = 'running' and not l.cancel_requested)
-    into v_held, v_idle, v_running
+    select array_agg(l.id), array_agg(l.id) filter (where l.state not in ('running', 'waiting') and not l.cancel_requested),
+           array_agg(l.id) filter (where l.state in ('running', 'waiting') and not l.cancel_requested),
+           array_agg(l.id) filter (where l.state = 'waiting')
+    into v_held, v_idle, v_running, v_waiting
     from (select r.id, r.state, r.cancel_requested from run as r
           where r.id = any (lock_ordered_sessions(p_runs, false))
           order by r.id
@@ -3537,6 +3579,9 @@ begin
     end if;
     if v_running is not null then
         update run as r set cancel_requested = true where r.id = any (v_running);
+        if v_waiting is not null then
+            perform wake_runs(v_waiting);
+        end if;
         if p_notify then
             perform pg_notify(current_schema() || '.cancels', '');
         end if;
@@ -3568,7 +3613,8 @@ $$;
 --   repeated  a later attempt finished a step whose output was already on disk. The first output stays.
 --   ready     of a wait: what it waits for has come. It was not put to rest, and goes on.
 --   cancelled of a wait: somebody asked to cancel the run. It was not put to rest, and should end.
--- Another kind or outcome than these is refused (HW016), with the whole batch: written as nothing, it would seem written.
+-- Another kind or outcome than these, or a wait that is not understood, is refused (HW016), with the whole batch: written as
+-- nothing, it would seem written.
 -- Locks in the engine's order: session, run, lane, each sorted; sessions and runs are skipped when held, so that one
 -- slow caller stalls nobody else in the batch.
 create function flush(
@@ -3628,6 +3674,17 @@ begin
         raise exception 'an item cannot be written: %', v_unknown
             using errcode = 'HW016', hint = format('write a checkpoint or an event by its name, or an outcome: %s',
                                                    array_to_string(c_outcomes, ', '));
+    end if;
+
+    if 'wait' = any (p_names) then
+        select coalesce(i.body, 'null') into v_unknown
+        from unnest(p_kinds, p_names, p_bodies, p_times) as i(kind, name, body, at)
+        where i.kind = 'outcome' and i.name = 'wait' and not coalesce(wait_is_understood(i.body::jsonb, i.at), false)
+        limit 1;
+        if v_unknown is not null then
+            raise exception 'a run cannot wait for this: %', left(v_unknown, 200)
+                using errcode = 'HW016', hint = 'write a JSON array such as [{"signal": "approve", "after": 0}]: see waits_over';
+        end if;
     end if;
 
     if 'retry' = any (p_names) then
@@ -3792,7 +3849,7 @@ $$;
 -- (name#until, #caught, #failed-1, #children-0, #outputs-0) is no step of its own, and goes with it; so does the signal that a wait
 -- has had, by which the next one gets its number.
 --   p_steps  more than the run has finished are refused: they would run a second time
---   p_task   another task or version to try them on; null: the same, also where a newer version is registered
+--   p_task   another task or version to try them on; null: the same, also where a newer version is registered. Its plain name is the newest, as everywhere
 -- p_tenant null: any tenant's (operators). It has no session and no order: readers of the old one see nothing of it.
 create function fork_run(p_tenant text, p_run bigint, p_steps integer, p_task text default null,
                          p_notify boolean default true)
@@ -3832,7 +3889,7 @@ begin
             using errcode = 'HW016', hint = 'keep fewer';
     end if;
     select e.run_id, e.status into v_id, v_status
-    from enqueue_runs(array[v_old.tenant_id], array[coalesce(p_task, v_old.task)], array[v_old.args::text],
+    from enqueue_runs(array[v_old.tenant_id], array[coalesce(p_task, case when v_old.task like '%@%' then v_old.task else v_old.task || '@1' end)], array[v_old.args::text],
                       array[v_old.queue], p_priorities => array[v_old.priority], p_retries => array[v_old.retry::text],
                       p_notify => p_notify) as e;
     if v_id is null then
@@ -3855,13 +3912,6 @@ begin
                   where c.run_id = v_id and c.output ->> 'signal' = s.name and c.output -> 'no' = to_jsonb(s.no));
     -- Its first attempt is the other's: the next one reads what it finished.
     update run as r set attempt = 1 where r.id = v_id;
-    if p_task is null then
-        -- Enqueued, it became the newest version of its task.
-        update run as r set task = v_old.task where r.id = v_id and r.task <> v_old.task;
-        if found then
-            perform offer_runs(array[v_old.queue], array[v_old.tenant_id], array[v_old.task], p_notify);
-        end if;
-    end if;
     return query select v_id;
 end
 $$;
@@ -4139,6 +4189,24 @@ begin
 end
 $$;
 
+-- Whether a run can wait for this: a JSON array of what waits_over describes, each with its fields, and with a time where it
+-- is only a sleep. What is not understood would never come, and the run never wake.
+create function wait_is_understood(p_awaits jsonb, p_until timestamptz) returns boolean
+language sql immutable
+as $$
+    select case when jsonb_typeof(p_awaits) = 'array' then
+        jsonb_array_length(p_awaits) > 0 and not exists (
+            select from jsonb_array_elements(p_awaits) as a
+            where not coalesce(
+                case when a ? 'sleep' then p_until is not null
+                     when a ? 'signal' then jsonb_typeof(a -> 'signal') = 'string' and a ->> 'after' ~ '^[0-9]{1,9}$'
+                     when a ? 'children' then jsonb_typeof(a -> 'children') = 'string'
+                     when a ? 'events' then a ->> 'events' ~ '^[0-9]{1,18}$'
+                                            and coalesce(jsonb_typeof(a -> 'types'), 'null') in ('array', 'null')
+                end, false))
+        else false end
+$$;
+
 -- Those of these runs that need not wait, or not any longer. The caller holds their locks, taken in an earlier statement.
 --   p_awaits, p_untils  what they would wait for, and until when at the latest; null: what they wait for now
 -- What a run waits for is an array of these, and one that has come is enough:
@@ -4272,7 +4340,7 @@ create table event (
     seq bigint not null,
     type text not null,
     data jsonb not null,
-    key text,
+    key text collate "C",  -- in the order of its bytes: a run's own keys stand together, see read_emitted
     run_id bigint,
     created_at timestamptz not null,
     source text,
@@ -4921,6 +4989,29 @@ as $$
     order by c.name
 $$;
 
+-- The keys of the events that these runs have written to their session: an attempt that comes to one of them again need
+-- not write it. A run's keys begin with its id, so this reads its own part of the index, however long the session is.
+create function read_emitted(p_runs bigint[]) returns table (run_id bigint, key text)
+language plpgsql stable
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+-- Planned anew for each call, the many partitions would cost more than the reading.
+set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+begin
+    return query
+    select r.id, e.key
+    from unnest(p_runs) as i(id)
+    join run as r on r.id = i.id
+    join event as e on e.tenant_id = r.tenant_id and e.session_id = session_of_run(r.id, r.session_id)
+                       and e.key > r.id || '/' and e.key < r.id || '0'  -- which follows '/'
+                       -- No day from before the run is opened; one more, as clocks differ.
+                       and e.created_at >= run_created_at(r.id) - interval '1 day';
+end
+$$;
+
 -- What happened in a session after number p_after, p_limit events at most, in order, of those that are kept: first_seq is the
 -- oldest of them.
 create function read_events(p_tenant text, p_session text, p_after bigint default 0, p_limit integer default 100)
@@ -4977,20 +5068,6 @@ begin
     ) as e on true
     order by i.ord, e.seq;
 end
-$$;
-
--- Those of these runs that have no session, and have written events all the same: to one that is theirs alone.
-create function read_watched(p_runs bigint[]) returns table (run_id bigint)
-language sql stable
-set enable_hashjoin = off
-set enable_mergejoin = off
-set enable_seqscan = off
-as $$
-    select r.id
-    from unnest(p_runs) as i(id)
-    join run as r on r.id = i.id
-    join session as s on s.tenant_id = r.tenant_id and s.id = session_of_run(r.id, null)
-    where r.session_id is null
 $$;
 
 -- Where a run's events go: its own session, or one that is its alone.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -165,6 +165,12 @@ async def read_claimed(connection: Connection, worker_id: int) -> list[tuple[int
         "select id, attempt from run where worker_id = %s and state = 'running'", [worker_id]
     )
     return [(row[0], row[1]) for row in await cursor.fetchall()]
+
+
+async def read_backends(connection: Connection, backends: Collection[int]) -> set[int]:
+    """Those of these server processes that are alive."""
+    cursor = await connection.execute("select pid from pg_stat_activity where pid = any (%s)", [list(backends)])
+    return {row[0] for row in await cursor.fetchall()}
 
 
 async def wake_due_runs(connection: Connection) -> tuple[int, datetime | None]:

@@ -1,7 +1,22 @@
--- Ends those of these runs that somebody asked to cancel while they ran: they have stopped, and must not start again.
+-- Ends those of these runs that somebody asked to stop while they ran: they have stopped, and must not start again. Those
+-- past their deadline have failed. The caller holds their locks, and those of their ordered sessions.
 create function end_cancelled_runs(p_runs bigint[]) returns void
-language sql
+language plpgsql
 as $$
-    select from cancel_runs(
-        null, array(select r.id from run as r where r.id = any (p_runs) and r.cancel_requested), 'cancelled', false)
+declare
+    v_late bigint[];
+    v_cancelled bigint[];
+begin
+    select array_agg(r.id) filter (where r.deadline <= engine_now()),
+           array_agg(r.id) filter (where r.deadline is null or r.deadline > engine_now())
+    into v_late, v_cancelled
+    from run as r
+    where r.id = any (p_runs) and r.cancel_requested;
+    if v_late is not null then
+        perform end_late_runs(v_late, false);
+    end if;
+    if v_cancelled is not null then
+        perform from cancel_runs(null, v_cancelled, 'cancelled', false);
+    end if;
+end
 $$;

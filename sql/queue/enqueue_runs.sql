@@ -10,7 +10,7 @@
 --   p_retries    JSON objects that override the task's own retry strategy; null: none
 --   p_windows    how long an idempotency key is remembered; null: a day
 --   p_parent, p_parent_step  the run, and its step, that waits for all of these: see spawn_children
--- A task that has versions means the newest, unless one is named: 'name@2'.
+-- A task that has versions means the newest, unless one is named: 'name@2', or 'name@1', whose runs bear the plain name.
 -- status: created | existing (same key, same task and arguments: its run is returned)
 --         | conflict (same key, other task or arguments) | not_unique | unknown_tenant
 --         | queue_full (its queue caps what may wait there); a bad item fails alone.
@@ -57,11 +57,12 @@ begin
 
     select array_agg(next_run_id() order by i.ord),
            array_agg(coalesce(i.queue, t.queue, 'default') order by i.ord),
-           array_agg(coalesce(t.newest, i.task) order by i.ord),
+           array_agg(case when i.task like '%@1' then p.plain else coalesce(t.newest, i.task) end order by i.ord),
            array_agg(case when tn.id is null then 'unknown_tenant' else 'created' end order by i.ord)
     into v_ids, v_queues, v_tasks, v_status
     from unnest(p_tenants, p_tasks, p_queues) with ordinality as i(tenant, task, queue, ord)
-    left join task as t on t.name = i.task
+    cross join lateral (select case when i.task like '%@1' then left(i.task, -2) else i.task end as plain) as p
+    left join task as t on t.name = p.plain
     left join tenant as tn on tn.id = i.tenant;
     -- Ids in the order given, whatever order the rows were numbered in.
     select array_agg(id order by id) into v_ids from unnest(v_ids) as id;

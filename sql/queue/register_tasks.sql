@@ -1,8 +1,14 @@
 -- Workers write what they can run: name, kind, queue, JSON schema of the arguments, one line of description.
 create function register_tasks(p_names text[], p_kinds text[], p_queues text[], p_schemas text[], p_descriptions text[])
 returns void
-language sql
+language plpgsql
 as $$
+begin
+    if exists (select from unnest(p_names) as n where n like '%@1') then
+        raise exception 'no task can be named %', (select n from unnest(p_names) as n where n like '%@1' limit 1)
+            using errcode = 'HW016', hint = 'the first version has the plain name; ''name@1'' means it';
+    end if;
+
     insert into queue (name)
     select distinct q from unnest(p_queues) as q order by q
     on conflict do nothing;
@@ -26,4 +32,5 @@ as $$
     order by split_part(i.name, '@', 1), split_part(i.name, '@', 2)::integer desc
     on conflict (name) do update set newest = excluded.newest, updated_at = excluded.updated_at
     where split_part(excluded.newest, '@', 2)::integer > coalesce(nullif(split_part(t.newest, '@', 2), '')::integer, 1);
+end
 $$;

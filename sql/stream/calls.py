@@ -247,7 +247,7 @@ async def set_tenant_event_days(connection: Connection, tenant_id: str, days: in
     await connection.execute("select set_tenant_event_days(%s, %s)", [tenant_id, days])
 
 
-async def read_watched(connection: Connection, runs: Sequence[int]) -> set[int]:
-    """Those of these runs that have written events to a session that is theirs alone."""
-    cursor = await connection.execute("select run_id from read_watched(%s::bigint[])", [list(runs)])
-    return {row[0] for row in await cursor.fetchall()}
+async def read_emitted(connection: Connection, runs: Sequence[int]) -> list[tuple[int, str]]:
+    """(run, key) of each event that these runs have written."""
+    cursor = await connection.execute("select run_id, key from read_emitted(%s::bigint[])", [list(runs)])
+    return [(row[0], row[1]) for row in await cursor.fetchall()]

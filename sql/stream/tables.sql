@@ -37,7 +37,7 @@ create table event (
     seq bigint not null,
     type text not null,
     data jsonb not null,
-    key text,
+    key text collate "C",  -- in the order of its bytes: a run's own keys stand together, see read_emitted
     run_id bigint,
     created_at timestamptz not null,
     source text,

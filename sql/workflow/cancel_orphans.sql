@@ -1,5 +1,6 @@
--- Cancels these runs, whose parent is over: at once where they are not running, else by asking their worker. Nothing is
--- waited for: those that somebody else holds become loose ends.
+-- Cancels these runs, whose parent is over: at once where no code of theirs is under way, else by asking it to stop. A waiting
+-- one is woken, so that its code may tidy up, as in cancel_runs; one that was asked before is left to do so. Nothing is waited
+-- for: those that somebody else holds become loose ends.
 create function cancel_orphans(p_runs bigint[], p_notify boolean) returns void
 language plpgsql
 set enable_hashjoin = off
@@ -10,10 +11,12 @@ declare
     v_held bigint[];
     v_idle bigint[];
     v_running bigint[];
+    v_waiting bigint[];
 begin
-    select array_agg(l.id), array_agg(l.id) filter (where l.state <> 'running'),
-           array_agg(l.id) filter (where l.state = 'running' and not l.cancel_requested)
-    into v_held, v_idle, v_running
+    select array_agg(l.id), array_agg(l.id) filter (where l.state not in ('running', 'waiting') and not l.cancel_requested),
+           array_agg(l.id) filter (where l.state in ('running', 'waiting') and not l.cancel_requested),
+           array_agg(l.id) filter (where l.state = 'waiting')
+    into v_held, v_idle, v_running, v_waiting
     from (select r.id, r.state, r.cancel_requested from run as r
           where r.id = any (lock_ordered_sessions(p_runs, false))
           order by r.id
@@ -26,6 +29,9 @@ begin
     end if;
     if v_running is not null then
         update run as r set cancel_requested = true where r.id = any (v_running);
+        if v_waiting is not null then
+            perform wake_runs(v_waiting);
+        end if;
         if p_notify then
             perform pg_notify(current_schema() || '.cancels', '');
         end if;

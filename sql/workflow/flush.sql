@@ -20,7 +20,8 @@
 --   repeated  a later attempt finished a step whose output was already on disk. The first output stays.
 --   ready     of a wait: what it waits for has come. It was not put to rest, and goes on.
 --   cancelled of a wait: somebody asked to cancel the run. It was not put to rest, and should end.
--- Another kind or outcome than these is refused (HW016), with the whole batch: written as nothing, it would seem written.
+-- Another kind or outcome than these, or a wait that is not understood, is refused (HW016), with the whole batch: written as
+-- nothing, it would seem written.
 -- Locks in the engine's order: session, run, lane, each sorted; sessions and runs are skipped when held, so that one
 -- slow caller stalls nobody else in the batch.
 create function flush(
@@ -80,6 +81,17 @@ begin
         raise exception 'an item cannot be written: %', v_unknown
             using errcode = 'HW016', hint = format('write a checkpoint or an event by its name, or an outcome: %s',
                                                    array_to_string(c_outcomes, ', '));
+    end if;
+
+    if 'wait' = any (p_names) then
+        select coalesce(i.body, 'null') into v_unknown
+        from unnest(p_kinds, p_names, p_bodies, p_times) as i(kind, name, body, at)
+        where i.kind = 'outcome' and i.name = 'wait' and not coalesce(wait_is_understood(i.body::jsonb, i.at), false)
+        limit 1;
+        if v_unknown is not null then
+            raise exception 'a run cannot wait for this: %', left(v_unknown, 200)
+                using errcode = 'HW016', hint = 'write a JSON array such as [{"signal": "approve", "after": 0}]: see waits_over';
+        end if;
     end if;
 
     if 'retry' = any (p_names) then

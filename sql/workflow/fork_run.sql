@@ -3,7 +3,7 @@
 -- (name#until, #caught, #failed-1, #children-0, #outputs-0) is no step of its own, and goes with it; so does the signal that a wait
 -- has had, by which the next one gets its number.
 --   p_steps  more than the run has finished are refused: they would run a second time
---   p_task   another task or version to try them on; null: the same, also where a newer version is registered
+--   p_task   another task or version to try them on; null: the same, also where a newer version is registered. Its plain name is the newest, as everywhere
 -- p_tenant null: any tenant's (operators). It has no session and no order: readers of the old one see nothing of it.
 create function fork_run(p_tenant text, p_run bigint, p_steps integer, p_task text default null,
                          p_notify boolean default true)
@@ -43,7 +43,7 @@ begin
             using errcode = 'HW016', hint = 'keep fewer';
     end if;
     select e.run_id, e.status into v_id, v_status
-    from enqueue_runs(array[v_old.tenant_id], array[coalesce(p_task, v_old.task)], array[v_old.args::text],
+    from enqueue_runs(array[v_old.tenant_id], array[coalesce(p_task, case when v_old.task like '%@%' then v_old.task else v_old.task || '@1' end)], array[v_old.args::text],
                       array[v_old.queue], p_priorities => array[v_old.priority], p_retries => array[v_old.retry::text],
                       p_notify => p_notify) as e;
     if v_id is null then
@@ -66,13 +66,6 @@ begin
                   where c.run_id = v_id and c.output ->> 'signal' = s.name and c.output -> 'no' = to_jsonb(s.no));
     -- Its first attempt is the other's: the next one reads what it finished.
     update run as r set attempt = 1 where r.id = v_id;
-    if p_task is null then
-        -- Enqueued, it became the newest version of its task.
-        update run as r set task = v_old.task where r.id = v_id and r.task <> v_old.task;
-        if found then
-            perform offer_runs(array[v_old.queue], array[v_old.tenant_id], array[v_old.task], p_notify);
-        end if;
-    end if;
     return query select v_id;
 end
 $$;

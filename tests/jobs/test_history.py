@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any
 
+import psycopg
 import pytest
 
 from howdah.jobs import App, RetryStrategy, Run
@@ -79,6 +80,39 @@ async def test_branches_may_finish_in_any_order(app: App, work: Work, connection
     await work(app)
     assert await output(connection, run_id) == [0, 0.02, 0, 0.03, 0.02, 0.01, 0]
     assert await value(connection, "select count(*) from checkpoint where attempt = 2") == 0
+
+
+async def test_a_version_is_what_was_named_and_the_plain_name_the_newest(
+    app: App, work: Work, connection: Connection
+) -> None:
+    @app.workflow(name="w")
+    async def first(run: Run, n: int) -> str:
+        return "one"
+
+    @app.workflow(name="w", version=2)
+    async def second(run: Run, n: int) -> str:
+        return "two"
+
+    @app.workflow(name="parent")
+    async def parent(run: Run) -> list[str]:
+        return await run.children("old", first, [1]) + await run.children("new", second, [2])
+
+    await work(app)
+    sent = [await workflow.enqueue_in(connection, 1) for workflow in (first, second)]
+    for name in ("w@1", "w@2", "w"):
+        sent += await rows(connection, "select run_id from enqueue_run('default', %s, '{\"n\": 1}')", name)
+    sent += [await fork_run(connection, None, sent[0], 0, task) for task in (None, "w@1", "w")]
+    family = await parent.enqueue_in(connection)
+    await work(app)
+    query = "select output from run_history where id = any (%s) order by id"
+    assert await rows(connection, query, sent) == ["one", "two", "one", "two", "two", "one", "one", "two"]
+    assert await rows(connection, query, [family]) == [["one", "two"]]
+
+
+async def test_no_task_takes_the_name_of_the_first_version(connection: Connection) -> None:
+    with pytest.raises(psycopg.Error, match="no task can be named w@1") as refused:
+        await connection.execute("select register_tasks('{w@1}', '{task}', '{q}', '{\"{}\"}', '{}')")
+    assert refused.value.sqlstate == "HW016"
 
 
 async def test_a_run_goes_on_with_the_version_it_began_with(app: App, work: Work, connection: Connection) -> None:

@@ -17,7 +17,7 @@ from howdah.sql.pool import Connection
 from howdah.sql.queue.calls import requeue_runs
 from tests.jobs.conftest import Work
 from tests.loopback_receiver import Receiver, Reply
-from tests.sql.engine import rows, value
+from tests.sql.engine import connect, rows, value
 
 
 @dataclass(frozen=True)
@@ -207,6 +207,30 @@ async def test_events_of_a_replay_are_not_repeated(app: App, work: Work, connect
         (5, "howdah.progress", {"fraction": 0.5, "note": "half"}, run_id),
         (6, "howdah.run.succeeded", {}, run_id),
     ]
+
+
+async def test_an_event_of_an_earlier_attempt_is_not_even_sent_again(
+    app: App, work: Work, connection: Connection, conninfo: str
+) -> None:
+    async with await connect(conninfo) as holder:
+        await holder.execute("set idle_in_transaction_session_timeout = '5 s'")
+
+        @app.workflow(name="w", retry=RetryStrategy(max_attempts=1))
+        async def workflow(run: Run) -> None:
+            await run.emit("hello")
+
+            async def step() -> None:
+                if run.attempt == 1:
+                    await holder.execute("begin; select from session where id = 'case' for update")
+                    raise _Once
+                # Held, the session would have kept the event waiting, and the run from coming here.
+                await holder.execute("rollback")
+
+            await run.step("s", step)
+
+        await workflow.configure(session="case").enqueue_in(connection)
+        await work(app)
+    assert await rows(connection, "select type from event order by seq") == ["hello", "howdah.run.succeeded"]
 
 
 async def test_progress_outside_0_to_1_is_refused(app: App, work: Work, connection: Connection) -> None:

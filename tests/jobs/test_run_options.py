@@ -47,9 +47,7 @@ async def test_a_deadline_ends_a_run_that_runs_and_is_not_retried(app: App, work
 
     await enqueue(connection, task="slow", deadline=datetime.now(UTC) + timedelta(seconds=0.3))
     await work(app)
-    assert await rows(connection, "select state, error ->> 'type' from run_history") == [
-        ("failed", "DeadlineExceededError")
-    ]
+    assert await rows(connection, "select state, error ->> 'type' from run_history") == [("failed", "DeadlineExceeded")]
 
 
 async def test_a_time_out_of_the_authors_own_is_no_deadline(app: App, work: Work, connection: Connection) -> None:

@@ -114,6 +114,7 @@ async def test_a_deadline_passes(kit: Kit) -> None:
     run_id = await kit.start(workflow.configure(deadline=kit.now + HOUR))
     await kit.work()
     await kit.advance(2 * HOUR)
+    await kit.work()
     result = await kit.result(run_id)
     assert result.state == "failed"
     assert result.error is not None

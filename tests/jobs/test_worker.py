@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import socket
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from procrastinate.jobs import Job
 from howdah.jobs import App, RetryStrategy, Run
 from howdah.jobs.worker.worker import Worker, WorkerSettings
 from howdah.sql.pool import Connection
-from howdah.sql.queue.calls import cancel_runs
+from howdah.sql.queue.calls import cancel_runs, set_queue_limits
 from tests.jobs.conftest import Work
 from tests.sql.engine import connect, enqueue, rows, value
 
@@ -396,3 +398,38 @@ async def test_a_run_that_has_ended_leaves_nothing_for_the_collector(
         assert [run() for run in runs] == [None, None]
     finally:
         gc.enable()
+
+
+async def test_a_claim_that_commits_after_its_connection_was_cut_is_handed_back(
+    app: App, connection: Connection, conninfo: str
+) -> None:
+    @app.task(name="t")
+    async def t() -> None: ...
+
+    await enqueue(connection, task="t")
+    await set_queue_limits(connection, "default", {"max_running": 10})
+    claiming = (
+        "select client_port from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        " and query like '%%claim_runs%%' and pid <> pg_backend_pid()"
+    )
+    async with AsyncExitStack() as stack, await connect(conninfo) as holder, asyncio.timeout(20):
+        await holder.execute("begin; select from queue where name = 'default' for update")
+        await stack.enter_async_context(at_work(app, conninfo))
+        while not (waiting := await rows(connection, claiming)):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        cut(waiting[0])
+        # The next claim waits behind it: what came of the first was looked at in vain.
+        while len(await rows(connection, claiming)) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await holder.execute("rollback")
+        while not await rows(connection, "select from run_history"):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    assert await rows(connection, "select state, attempt, deaths from run_history") == [("succeeded", 2, 0)]
+
+
+def cut(port: int) -> None:
+    """Cut this process's connection from this port; the server does not notice while it waits for a lock."""
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError), socket.socket(fileno=os.dup(int(number))) as end:
+            if end.getsockname()[1:2] == (port,):
+                end.shutdown(socket.SHUT_RDWR)

@@ -240,12 +240,13 @@ class Model:
         self._queue_or_schedule(following, following.run_at)
 
     def come_back(self, run: Run, at: datetime | None = None) -> None:
-        """An attempt ended, and the run goes on: later, or not at all where somebody asked to cancel it."""
+        """An attempt ended, and the run goes on: later, or not at all where somebody asked to stop it."""
         self._queue_or_schedule(run, at)
         run.run_at = at if run.state == "scheduled" else None
         run.fresh, run.worker = False, None
         if run.cancel_requested:
-            self.finish(run, "cancelled")
+            late = run.deadline is not None and run.deadline <= self.now
+            self.finish(run, "failed" if late else "cancelled")
 
     def outcome(self, run: Run, name: str, at: datetime | None) -> None:
         if name in ("succeeded", "failed", "cancelled"):

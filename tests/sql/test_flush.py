@@ -50,6 +50,22 @@ async def test_what_no_flush_knows_is_refused_instead_of_taken_for_written(
     assert await value(connection, "select count(*) from checkpoint") == 0
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        None, "null", "7", "[]", '["signal"]', "[7]", '{"signal": "go", "after": 0}', '[{"signal": "go"}]',
+        '[{"signal": 7, "after": 0}]', '[{"signal": "go", "after": -1}]', '[{"sleep": "s"}]', '[{"children": null}]',
+        '[{"events": "x"}]', '[{"events": 1, "types": "said"}]', '[{"signal": "go", "after": 0}, {"event": 1}]',
+    ],
+)  # fmt: skip
+async def test_a_wait_that_is_not_understood_is_refused(connection: Connection, body: str | None) -> None:
+    (run,) = await running(connection)
+    with pytest.raises(psycopg.Error, match="a run cannot wait for this") as refused:
+        await write(connection, RunItem(run.id, run.attempt, "outcome", "wait", body))
+    assert refused.value.sqlstate == "HW016"
+    assert await states(connection) == [(run.id, "running")]
+
+
 async def test_a_stale_item_does_not_fail_its_neighbours(connection: Connection) -> None:
     old, neighbour = await running(connection, 2)
     unknown = RunItem(12345, 1, "checkpoint", "s", "1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from howdah.sql.pool import Connection
 from howdah.sql.queue import calls
 from howdah.sql.queue.calls import NewRun
-from howdah.sql.stream.calls import NewEvent, append_events, read_events, read_sessions
+from howdah.sql.stream.calls import NewEvent, append_events, read_emitted, read_events, read_sessions
 from howdah.sql.workflow.calls import NewSignal, RunItem, read_checkpoints, send_signals, spawn_children
 from tests.sql.engine import checkpoint, connect, event, new_worker, outcome, rows, value, write
 
@@ -282,6 +282,23 @@ async def test_waiting_runs_are_read_only_by_what_wakes_them(deep: Connection, p
     assert plans.rows_read("run_listening_idx") <= 20
     plans.assert_no_scan_of_a_whole_table()
     assert await value(deep, "select count(*) from run where state = 'queued' and session_id = 'case-7'") == 20
+
+
+async def test_a_runs_own_events_are_found_among_all_of_its_session(deep: Connection, plans: Plans) -> None:
+    await deep.execute(
+        "insert into event (tenant_id, session_id, seq, type, data, key, created_at)"
+        " select 't1', 'case-1', 10 + n, 'noted', '{}', n || '/said', now() from generate_series(1, 20000) as n;"
+        " update session set last_seq = 20010 where id = 'case-1'; analyze event"
+    )
+    worker = await new_worker(deep)
+    await calls.enqueue_runs(deep, [NewRun("t1", "t", queue="talk", session_id="case-1")])
+    (run,) = await calls.claim_runs(deep, worker, ["talk"], 1)
+    await write(deep, event(run, key=f"{run.id}/a"), event(run, key=f"{run.id}/b"))
+    plans.clear()
+    assert await read_emitted(deep, [run.id]) == [(run.id, f"{run.id}/a"), (run.id, f"{run.id}/b")]
+    index = f"event_{datetime.now(UTC):%Y%m%d}_tenant_id_session_id_key_idx"
+    assert plans.rows_read(index) == 2, plans.text()
+    plans.assert_no_scan_of_a_whole_table()
 
 
 async def test_children_are_found_by_their_parent(deep: Connection, plans: Plans) -> None:

@@ -50,6 +50,25 @@ async def test_what_a_run_brings_with_it_is_on_disk(api: httpx.AsyncClient, task
     assert db.execute(kept).fetchall() == [(3600,)]
 
 
+async def test_a_version_is_what_was_named_and_the_plain_name_the_newest(
+    api: httpx.AsyncClient, task: str, db: psycopg.Connection
+) -> None:
+    db.execute(
+        "select register_tasks('{invoice.send@2}', '{workflow}', '{mail}',"
+        " array['{\"required\": [\"number\"]}'], array[''])"
+    )
+    assert (await api.post("/v1/runs", json={**BODY, "task": "invoice.send@2"})).status_code == 422, "it wants a number"
+    new = {"args": {"number": 7}}
+    for run in (
+        {**new, "task": "invoice.send"}, {**new, "task": "invoice.send@2"}, {**BODY, "task": "invoice.send@1"}
+    ):  # fmt: skip
+        assert (await api.post("/v1/runs", json=run)).status_code == 201
+    sent = db.execute("select task from run order by id").fetchall()
+    assert [name for (name,) in sent] == ["invoice.send@2", "invoice.send@2", "invoice.send"]
+    only = await api.post("/v1/runs", json={**BODY, "task": "invoice.void@1"})
+    assert only.status_code == 201, only.text
+
+
 async def test_what_makes_no_sense_is_refused_with_its_place(api: httpx.AsyncClient, task: str) -> None:
     for fields, pointer in (
         ({"order": "skip"}, "/order"),

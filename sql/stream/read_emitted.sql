@@ -1,0 +1,22 @@
+-- The keys of the events that these runs have written to their session: an attempt that comes to one of them again need
+-- not write it. A run's keys begin with its id, so this reads its own part of the index, however long the session is.
+create function read_emitted(p_runs bigint[]) returns table (run_id bigint, key text)
+language plpgsql stable
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+-- Planned anew for each call, the many partitions would cost more than the reading.
+set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+begin
+    return query
+    select r.id, e.key
+    from unnest(p_runs) as i(id)
+    join run as r on r.id = i.id
+    join event as e on e.tenant_id = r.tenant_id and e.session_id = session_of_run(r.id, r.session_id)
+                       and e.key > r.id || '/' and e.key < r.id || '0'  -- which follows '/'
+                       -- No day from before the run is opened; one more, as clocks differ.
+                       and e.created_at >= run_created_at(r.id) - interval '1 day';
+end
+$$;
