@@ -50,11 +50,11 @@ class ApiProcess:
 @contextmanager
 def api_process(database_url: str) -> Iterator[ApiProcess]:
     """An API process on a port of its own."""
-    with _listening() as listener:
+    with listening_socket() as listener:
         process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, database_url, str(listener.fileno())], pass_fds=[listener.fileno()]
         )
-        url = _url(listener)
+        url = socket_url(listener)
     # Only the process holds the socket now: when it dies, connections are refused.
     try:
         yield ApiProcess(url, process)
@@ -69,11 +69,11 @@ def api_thread(database_url: str, **settings: Any) -> Iterator[str]:
     """URL of an API that runs in this process."""
     app = create_app(Settings(**settings), database_url)
     server = uvicorn.Server(uvicorn.Config(app, lifespan="on", timeout_graceful_shutdown=1, log_level="error"))
-    with _listening() as listener:
+    with listening_socket() as listener:
         thread = Thread(target=server.run, args=([listener],))
         thread.start()
         try:
-            yield _url(listener)
+            yield socket_url(listener)
         finally:
             server.should_exit = True
             thread.join(PATIENCE)
@@ -87,12 +87,14 @@ def client_for(url: str, key: str | None, tenant: str | None = None) -> httpx.Cl
     return httpx.Client(base_url=url, headers=headers, timeout=PATIENCE)
 
 
-def _listening() -> socket.socket:
+def listening_socket() -> socket.socket:
+    """A socket that listens on a free port of loopback."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(100)
     return listener
 
 
-def _url(listener: socket.socket) -> str:
+def socket_url(listener: socket.socket) -> str:
+    """The address of what a listening socket is given to."""
     return f"http://127.0.0.1:{listener.getsockname()[1]}"
