@@ -15,7 +15,8 @@ import uvloop
 
 from howdah.sql.pool import cell_conninfo
 from tests.app.api_servers import listening_socket, socket_url
-from tests.bench.event_producer import DATA, TENANT
+from tests.bench.database import settle
+from tests.bench.event_producer import DATA
 from tests.bench.figure import Figure, Measure, Target
 from tests.bench.process import cpu_seconds, resident_megabytes, started_module
 from tests.bench.stage import DELIVERY_SECONDS, stage
@@ -25,7 +26,6 @@ from tests.bench.system import Gateway, System
 EVENTS = 20  # told to all, one after another
 IDLE_SECONDS = 20.0  # longer than the time between two signs of life
 BEHIND = 100
-APPEND_AT_ONCE = 20_000  # events of a transaction, where it is not what is measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,29 +130,31 @@ async def _reconnect(server_url: str, system: System, runs: int) -> dict[str, fl
     async with stage(server_url, system, runs) as played:
         await played.connect()
         await played.clients.leave()
-        _append_to_all(played.url, runs)
+        _append_to_all(played.url, BEHIND)
         before = played.api_cpu()
         started = time.monotonic()
         await played.clients.reconnect(runs * BEHIND)
         seconds = time.monotonic() - started
         used = played.api_cpu() - before
         # They are live again: what comes now comes too.
-        _append_to_all(played.url, runs, 1)
+        _append_to_all(played.url, 1)
         played.received = runs * BEHIND
         await played.delivered(runs)
     return {"reconnect_5000": seconds, "reconnect_rate": runs * BEHIND / seconds, "reconnect_cpu": used}
 
 
-def _append_to_all(url: str, sessions: int, events: int = BEHIND) -> None:
-    share = APPEND_AT_ONCE // events
-    with psycopg.connect(cell_conninfo(url), autocommit=True) as connection:
-        for first in range(0, sessions, share):
-            names = [f"s{number}" for number in range(first, min(first + share, sessions)) for _ in range(events)]
-            connection.execute(
-                "select count(*) from append_events(array_fill(%s::text, array[%s::int]), %s,"
-                " array_fill('answer.delta'::text, array[%s::int]), array_fill(%s::text, array[%s::int]))",
-                [TENANT, len(names), names, len(names), DATA, len(names)],
-            )
+def _append_to_all(url: str, events: int) -> None:
+    """So many to each session, without the engine, which would take minutes for as many as nobody appends at once."""
+    with psycopg.connect(cell_conninfo(url)) as connection:
+        connection.execute(
+            "insert into event (tenant_id, session_id, seq, type, data, created_at)"
+            " select s.tenant_id, s.id, s.last_seq + n, 'answer.delta', %s, now()"
+            " from session as s cross join generate_series(1, %s) as n",
+            [DATA, events],
+        )
+        connection.execute("update session set last_seq = last_seq + %s", [events])
+        connection.execute("select pg_notify('howdah.events', '')")
+    settle(url)
 
 
 FIGURES = (
