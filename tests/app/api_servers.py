@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Thread
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import uvicorn
@@ -48,11 +48,14 @@ class ApiProcess:
 
 
 @contextmanager
-def api_process(database_url: str) -> Iterator[ApiProcess]:
-    """An API process on a port of its own."""
+def api_process(database_url: str, log: IO[bytes] | None = None) -> Iterator[ApiProcess]:
+    """An API process on a port of its own; what it writes goes to `log`, or where this process writes."""
     with listening_socket() as listener:
         process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, database_url, str(listener.fileno())], pass_fds=[listener.fileno()]
+            [sys.executable, "-c", _PROGRAM, database_url, str(listener.fileno())],
+            pass_fds=[listener.fileno()],
+            stdout=log,
+            stderr=log,
         )
         url = socket_url(listener)
     # Only the process holds the socket now: when it dies, connections are refused.
