@@ -48,9 +48,9 @@ class ApiProcess:
 
 
 @contextmanager
-def api_process(database_url: str, log: IO[bytes] | None = None) -> Iterator[ApiProcess]:
-    """An API process on a port of its own; what it writes goes to `log`, or where this process writes."""
-    with listening_socket() as listener:
+def api_process(database_url: str, log: IO[bytes] | None = None, port: int = 0) -> Iterator[ApiProcess]:
+    """An API process on a port of its own, or on `port`; what it writes goes to `log`, or where this process writes."""
+    with listening_socket(port) as listener:
         process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, database_url, str(listener.fileno())],
             pass_fds=[listener.fileno()],
@@ -90,10 +90,11 @@ def client_for(url: str, key: str | None, tenant: str | None = None) -> httpx.Cl
     return httpx.Client(base_url=url, headers=headers, timeout=PATIENCE)
 
 
-def listening_socket() -> socket.socket:
-    """A socket that listens on a free port of loopback."""
+def listening_socket(port: int = 0) -> socket.socket:
+    """A socket that listens on a free port of loopback, or on `port`."""
     listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
     listener.listen(100)
     return listener
 
