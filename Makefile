@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test check format chaos crashes bench lock baseline build clean
+.PHONY: help install demo up test check format chaos streams crashes bench lock baseline build clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ format: $(STAMP) ## format the code
 
 chaos: $(STAMP) ## kill workers, cut connections, crash the server under load: make chaos MINUTES=4
 	@$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),4)
+
+streams: $(STAMP) ## clients hop between processes that fall, and must miss nothing: make streams MINUTES=3
+	@$(BIN)/python -m tests.chaos.streams --minutes $(or $(MINUTES),3)
 
 crashes: $(STAMP) ## strike a workflow of everything at each of its points, and 300 random ones: 30 minutes
 	@HOWDAH_CRASH_MATRIX=all HOWDAH_HUNT=300 $(BIN)/python -m pytest -q -s tests/jobs/test_crash_matrix.py tests/jobs/test_random_workflows.py

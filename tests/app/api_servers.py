@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Thread
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import uvicorn
@@ -49,15 +49,22 @@ class ApiProcess:
 
 
 @contextmanager
-def api_process(database_url: str, port: int = 0, environment: dict[str, str] | None = None) -> Iterator[ApiProcess]:
-    """An API process on a port of its own, or on the one of a process that is gone; `environment`: its settings."""
-    with _listening(port) as listener:
+def api_process(
+    database_url: str, port: int = 0, environment: dict[str, str] | None = None, log: IO[bytes] | None = None
+) -> Iterator[ApiProcess]:
+    """An API process on a port of its own, or on the one of a process that is gone; `environment`: its settings.
+
+    What it writes goes to `log`, or where this process writes.
+    """
+    with listening_socket(port) as listener:
         process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, database_url, str(listener.fileno())],
             pass_fds=[listener.fileno()],
             env={**os.environ, **(environment or {})},
+            stdout=log,
+            stderr=log,
         )
-        url = _url(listener)
+        url = socket_url(listener)
     # Only the process holds the socket now: when it dies, connections are refused.
     try:
         yield ApiProcess(url, process)
@@ -72,11 +79,11 @@ def api_thread(database_url: str, **settings: Any) -> Iterator[str]:
     """URL of an API that runs in this process."""
     app = create_app(Settings(**settings), database_url)
     server = uvicorn.Server(uvicorn.Config(app, lifespan="on", timeout_graceful_shutdown=1, log_level="error"))
-    with _listening() as listener:
+    with listening_socket() as listener:
         thread = Thread(target=server.run, args=([listener],))
         thread.start()
         try:
-            yield _url(listener)
+            yield socket_url(listener)
         finally:
             server.should_exit = True
             thread.join(PATIENCE)
@@ -90,7 +97,8 @@ def client_for(url: str, key: str | None, tenant: str | None = None) -> httpx.Cl
     return httpx.Client(base_url=url, headers=headers, timeout=PATIENCE)
 
 
-def _listening(port: int = 0) -> socket.socket:
+def listening_socket(port: int = 0) -> socket.socket:
+    """A socket that listens on a free port of loopback, or on `port`."""
     listener = socket.socket()
     # A port of which connections were just cut off can be had again.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -99,5 +107,6 @@ def _listening(port: int = 0) -> socket.socket:
     return listener
 
 
-def _url(listener: socket.socket) -> str:
+def socket_url(listener: socket.socket) -> str:
+    """The address of what a listening socket is given to."""
     return f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tests.bench.figure import Figure
-from tests.bench.figures import churn, claim_depth, drain, enqueue, enqueue_rest, ordered_depth, pickup, workflows
-from tests.bench.system import System
-from tests.bench.systems import dbos, graphile_worker, howdah, pgqueuer, procrastinate
+from tests.bench.figures import (
+    appending,
+    churn,
+    claim_depth,
+    crowds,
+    drain,
+    enqueue,
+    enqueue_rest,
+    ordered_depth,
+    pickup,
+    realtime,
+    workflows,
+)
+from tests.bench.system import Gateway, System
+from tests.bench.systems import dbos, graphile_worker, howdah, pgqueuer, plain_streams, procrastinate
 
 FIGURES: tuple[Figure, ...] = (
     *drain.FIGURES,
@@ -18,13 +30,17 @@ FIGURES: tuple[Figure, ...] = (
     ordered_depth.FIGURE,
     churn.FIGURE,
     *workflows.FIGURES,
+    *realtime.FIGURES,
+    *crowds.FIGURES,
+    *appending.FIGURES,
 )
-SYSTEMS: Sequence[System] = (
+SYSTEMS: Sequence[System | Gateway] = (
     howdah.SYSTEM,
     graphile_worker.SYSTEM,
     pgqueuer.SYSTEM,
     procrastinate.SYSTEM,
     dbos.SYSTEM,
+    *plain_streams.SYSTEMS,
 )
 
 

@@ -16,6 +16,8 @@ import psycopg
 from psycopg import sql
 
 from howdah.app import embedded
+from howdah.app.keys import new_api_key
+from howdah.sql.pool import cell_conninfo
 
 
 @contextmanager
@@ -57,6 +59,14 @@ def settle(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("vacuum (analyze)")
         connection.execute("checkpoint")
+
+
+def api_key(url: str) -> str:
+    """A new key of the tenant `default`."""
+    key = new_api_key()
+    with psycopg.connect(cell_conninfo(url)) as connection:
+        connection.execute("select create_api_key(%s, 'default', 'bench', sha256(%s))", [key.id, key.secret.encode()])
+    return key.text
 
 
 async def database_time(connection: psycopg.AsyncConnection) -> datetime:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -34,6 +35,10 @@ class Module:
         self._process = process
         self._errors = errors
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def line(self) -> str:
         """The next line that it writes."""
         assert self._process.stdout is not None
@@ -56,14 +61,28 @@ class Module:
 
 
 @contextmanager
-def started_module(module: str, *arguments: object) -> Iterator[Module]:
-    """The module, started; killed at the end if it still runs."""
+def started_module(module: str, *arguments: object, pass_fds: Collection[int] = ()) -> Iterator[Module]:
+    """The module, started, with those files of this process; killed at the end if it still runs."""
     # Errors go to a file: a pipe that nobody reads fills up and stops its writer.
     with TemporaryFile() as errors:
         command = [sys.executable, "-m", f"tests.bench.{module}", *map(str, arguments)]
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+        with subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True, pass_fds=pass_fds
+        ) as process:
             try:
                 yield Module(" ".join(map(str, (module, *arguments[:2]))), process, errors)
             finally:
                 if process.poll() is None:
                     process.kill()
+
+
+def cpu_seconds(pid: int) -> float:
+    """Seconds of CPU, its own and the kernel's, that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_megabytes(pid: int) -> float:
+    """Memory that a process has in use, in MB."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

@@ -1,6 +1,7 @@
-"""A client process that posts runs over 64 connections and prints how many were created, and the seconds it took.
+"""A client process that posts over 64 connections and prints how many answers it got, and the seconds it took.
 
-``python -m tests.bench.rest_client API_URL KEY TASK DATABASE_URL RUNS``
+``python -m tests.bench.rest_client API_URL KEY PATH BODY DATABASE_URL REQUESTS``, where ``{}`` in PATH is the number of
+the connection.
 
 It speaks no more HTTP than it must, so that the cores are the server's. The clock is the database's; the first
 requests, which open connections and prepare statements, are not in the time.
@@ -18,7 +19,9 @@ import uvloop
 
 from tests.bench.callers import CALLERS, WARM_UP
 from tests.bench.database import database_time
+from tests.bench.process import run_module
 
+ROUND_SECONDS = 120.0
 LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
 
 
@@ -47,37 +50,46 @@ class Connection:
             await self.post()
 
 
-async def post_runs(api_url: str, key: str, task: str, database_url: str, runs: int) -> float:
-    """Seconds that `runs` took, after `WARM_UP` that are not in it."""
+def post_over_rest(api_url: str, key: str, path: str, body: str, database_url: str, requests: int) -> tuple[int, float]:
+    """What such a process prints: (requests answered by 201, seconds that `requests` of them took)."""
+    arguments = (api_url, key, path, body, database_url, requests)
+    answered, seconds = run_module("rest_client", *arguments, seconds=ROUND_SECONDS).split()
+    return int(answered), float(seconds)
+
+
+async def post(api_url: str, key: str, path: str, body: bytes, database_url: str, requests: int) -> float:
+    """Seconds that `requests` took, after `WARM_UP` that are not in it."""
     host = urlsplit(api_url)
-    body = b'{"task": "%s", "args": {}}' % task.encode()
-    request = (
-        f"POST /v1/runs HTTP/1.1\r\nHost: {host.netloc}\r\nAuthorization: Bearer {key}\r\n"
+    head = (
+        f" HTTP/1.1\r\nHost: {host.netloc}\r\nAuthorization: Bearer {key}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    ).encode() + body
+    )
     streams = [await asyncio.open_connection(host.hostname, host.port) for _ in range(CALLERS)]
-    connections = [Connection(reader, writer, request) for reader, writer in streams]
+    connections = [
+        Connection(reader, writer, f"POST {path.format(number)}{head}".encode() + body)
+        for number, (reader, writer) in enumerate(streams)
+    ]
     async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as clock:
-        await _post(connections, WARM_UP)
+        await _post_all(connections, WARM_UP)
         started_at = await database_time(clock)
-        await _post(connections, runs)
+        await _post_all(connections, requests)
         seconds = (await database_time(clock) - started_at).total_seconds()
     for _, writer in streams:
         writer.close()
     return seconds
 
 
-async def _post(connections: list[Connection], runs: int) -> None:
-    left = [None] * runs
+async def _post_all(connections: list[Connection], requests: int) -> None:
+    left = [None] * requests
     async with asyncio.TaskGroup() as group:
         for connection in connections:
             group.create_task(connection.post_from(left))
 
 
 def main() -> None:
-    api_url, key, task, database_url, runs = sys.argv[1:]
-    seconds = uvloop.run(post_runs(api_url, key, task, database_url, int(runs)))
-    print(int(runs) + WARM_UP, seconds)
+    api_url, key, path, body, database_url, requests = sys.argv[1:]
+    seconds = uvloop.run(post(api_url, key, path, body.encode(), database_url, int(requests)))
+    print(int(requests) + WARM_UP, seconds)
 
 
 if __name__ == "__main__":

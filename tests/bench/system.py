@@ -1,4 +1,4 @@
-"""What a benchmark asks of a system: to be installed, filled, worked off, called, and read."""
+"""What a benchmark asks of a system: to be installed, filled, worked off, called, and read; or to send to many."""
 
 from __future__ import annotations
 
@@ -60,4 +60,23 @@ class System:
     enqueuer: Enqueuer
     unfinished: str
     record: str
+    missing: Callable[[], str] = lambda: ""
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A process that sends the same bytes to many clients and keeps nothing: what a stream costs at least.
+
+    Attributes
+    ----------
+    runs, asked, missing
+        As a :class:`System`'s; here it is how many clients a round has.
+    kind
+        What `tests.bench.stream_server` calls it.
+    """
+
+    name: str
+    runs: Mapping[str, int]
+    asked: Mapping[str, str | int]
+    kind: str
     missing: Callable[[], str] = lambda: ""

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 
 import psycopg
 
-from howdah.app.keys import new_api_key
+from howdah.sql.pool import cell_conninfo
 from tests.app.api_servers import api_process
-from tests.bench.database import count, fresh_database, settle
+from tests.bench.database import api_key, count, fresh_database, settle
 from tests.bench.figure import Figure, Measure, Target
-from tests.bench.process import run_module
+from tests.bench.rest_client import post_over_rest
 from tests.bench.system import System
 
-ROUND_SECONDS = 120.0
 TASK = "enqueue_rest"
+BODY = f'{{"task": "{TASK}", "args": {{}}}}'
 
 
 def take(server_url: str, figure: Figure, system: System, runs: int) -> Mapping[str, float]:
@@ -28,25 +28,22 @@ def take(server_url: str, figure: Figure, system: System, runs: int) -> Mapping[
     """
     with fresh_database(server_url, f"bench_{system.name}") as url:
         asyncio.run(system.install(url))
-        key = _prepare(url)
+        _register_task(url)
+        key = api_key(url)
         settle(url)
         with api_process(url) as api:
-            enqueued, seconds = run_module("rest_client", api.url, key, TASK, url, runs, seconds=ROUND_SECONDS).split()
+            created, seconds = post_over_rest(api.url, key, "/v1/runs", BODY, url, runs)
         found = count(url, system.unfinished)
-    if found != int(enqueued):
-        raise RuntimeError(f"the API answered that {enqueued} runs were created, and {found} are there")
-    return {figure.name: runs / float(seconds)}
+    if found != created:
+        raise RuntimeError(f"the API answered that {created} runs were created, and {found} are there")
+    return {figure.name: runs / seconds}
 
 
-def _prepare(url: str) -> str:
-    """Register the task, and make a key."""
-    key = new_api_key()
-    with psycopg.connect(url, options="-c search_path=howdah,public") as connection:
+def _register_task(url: str) -> None:
+    with psycopg.connect(cell_conninfo(url)) as connection:
         connection.execute(
             "select register_tasks(array[%s], array['task'], array['bench'], array['{}'], array[''])", [TASK]
         )
-        connection.execute("select create_api_key(%s, 'default', 'bench', sha256(%s))", [key.id, key.secret.encode()])
-    return key.text
 
 
 FIGURE = Figure(

@@ -20,7 +20,7 @@ from howdah.sql.queue.writer import enqueue_writer
 from howdah.sql.schema import install as install_schema
 from tests.bench.callers import in_figures_way
 from tests.bench.engine import QUEUE, create_tenants, engine_connection, enqueue_among, lasting_worker
-from tests.bench.figures import churn, claim_depth, ordered_depth
+from tests.bench.figures import churn, claim_depth, ordered_depth, realtime
 from tests.bench.system import Enqueue, Ran, System
 
 CONCURRENCY = 500
@@ -134,6 +134,13 @@ SYSTEM = System(
         "resume_1000": 1_000,
         "signal_100k": 100_000,
         "step_overhead": 4_000,
+        "stream_sustained": realtime.RUNS,
+        "stream_peak": realtime.PEAK_RUNS,
+        "fanout_5000": 5_000,
+        "idle_10000": 10_000,
+        "reconnect_5000": 5_000,
+        "append_rest": 15_000,
+        "notify_cost": 60_000,
     },
     asked={"concurrency": CONCURRENCY, "connections to enqueue": API_POOL, "driver": "psycopg"},
     install=install,
