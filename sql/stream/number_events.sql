@@ -42,8 +42,13 @@ begin
         from unnest(p_tenants, p_sessions, p_types, p_data, p_keys, p_runs, v_since, p_sources, p_subjects,
                     p_traceparents)
             with ordinality as i(tenant, session, type, data, key, run_id, since, source, subject, traceparent, ord)
-        left join event as e on e.tenant_id = i.tenant and e.session_id = i.session and e.key = i.key
-                            and e.created_at >= i.since and e.created_at between v_from and v_to
+        -- The limit keeps it a look into the index for each event: joined as a set, all events of a day were read.
+        left join lateral (
+            select e.seq from event as e
+            where e.tenant_id = i.tenant and e.session_id = i.session and e.key = i.key
+              and e.created_at >= i.since and e.created_at between v_from and v_to
+            limit 1
+        ) as e on true
     ),
     placed as materialized (
         select i.*, s.last_seq, s.last_at, i.run_id is not null and starts_with(i.type, 'howdah.run.') as is_end,

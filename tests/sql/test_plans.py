@@ -364,4 +364,5 @@ async def test_events_are_read_and_keys_looked_for_in_the_days_that_can_hold_the
     await append_events(deep, [NewEvent("t1", "case-77", "noted", key="3"), NewEvent("t1", "case-77", "noted")])
     looked = set(opened.findall(plans.text()))
     assert looked <= {f"event_{today:%Y%m%d}"}, "the session began today"
+    assert "Materialize" not in plans.text(), "a look into the index for each key, not all of a day"
     plans.assert_no_scan_of_a_whole_table()
