@@ -165,8 +165,7 @@ def test_eventsource_of_npm(database_url: str, db: psycopg.Connection, acme_key:
 
             def read(seen: list[int], _: Event) -> None:
                 assert node.stdout is not None
-                for line in node.stdout:
-                    seen.append(int(line))
+                seen.extend(int(line) for line in node.stdout)
 
             with in_thread(read) as seen:
                 happen(seen)
