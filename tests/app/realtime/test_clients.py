@@ -22,7 +22,8 @@ from httpx_sse import connect_sse
 
 from tests.app.api_servers import PATIENCE, ApiProcess, api_process
 
-EVENTSOURCE = "eventsource@3.0.7"  # the last that runs on Node.js 18; on 20, 5.1 opens no stream again
+# The last that runs on Node.js 18; on 20, 5.1 opened no stream again.
+EVENTSOURCE = "eventsource@3.0.7"
 # In the virtual environment, so that `make clean` takes it along.
 NODE_FOLDER = Path(sys.prefix) / "eventsource"
 SEQUENCE = re.compile(r'"sequence":"(\d+)"')
