@@ -81,7 +81,7 @@ def serve(settings: Settings, database_url: str, port: int | None = None, *, fd:
     listening = server.config.bind_socket() if fd is None else socket.socket(fileno=fd)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNTAKEN_MILLISECONDS)
-    # uvicorn has a handler of its own while it runs. A signal that comes before must not be lost; and uvicorn raises one
+    # uvicorn has a handler of its own while it runs. A signal that comes before is not to be lost; uvicorn raises one
     # again once it has stopped for it, when that has done its work.
     signal.signal(signal.SIGTERM, server.handle_exit)
     relax_collector()

@@ -115,12 +115,12 @@ class Gateway:
 
     def __init__(self, stack: ExitStack, url: str, log: IO[bytes]) -> None:
         self._stack = stack
-        self._of = (url, log)
+        self._url, self._log = url, log
         self.follow()
 
     def follow(self) -> None:
         """Start the next one."""
-        self.process: ApiProcess = self._stack.enter_context(api_process(*self._of))
+        self.process: ApiProcess = self._stack.enter_context(api_process(self._url, log=self._log))
 
 
 class Talker:
