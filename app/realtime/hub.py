@@ -16,6 +16,7 @@ import structlog
 from psycopg.conninfo import make_conninfo
 
 from howdah.app.realtime import frames
+from howdah.app.realtime.due import Due, Places
 from howdah.app.realtime.reader import MAX_BUFFERED_EVENTS, News, Reader, Seat
 from howdah.app.realtime.rounds import Rounds
 from howdah.sql.listener import listen
@@ -29,6 +30,8 @@ log = structlog.get_logger(__name__)
 # makes it long; 2,048 events of the usual size are some 2 MB.
 MAX_PLACES = 512
 MAX_EVENTS = 2_048
+# Of those who are behind, few at a time, each for long: a client that comes back gets what it missed in a write or two.
+MAX_PLACES_BEHIND = 16
 # After a failed query: Postgres restarts within seconds.
 RETRY_SECONDS = 0.2
 
@@ -54,8 +57,9 @@ class Hub:
         )
         self._events, self._partials = f"{cell}.{EVENTS_CHANNEL}", f"{cell}.{PARTIALS_CHANNEL}"
         self._seats: dict[str, set[Seat]] = {}
-        self._due: dict[Seat, None] = {}
-        self._look = asyncio.Event()
+        # Apart, so that those who come back in a crowd do not keep news from those who are live.
+        self._live = Due(MAX_PLACES, MAX_EVENTS)
+        self._behind = Due(MAX_PLACES_BEHIND, MAX_EVENTS)
         self._tasks: list[asyncio.Task[None]] = []
         self._rounds = Rounds(self._find_news, deaf=is_pooled(conninfo))
         self.closing = False
@@ -74,7 +78,8 @@ class Hub:
     async def start(self) -> None:
         """Begin to listen and to feed."""
         listening = listen(self._conninfo, [self._events, self._partials], self._heard)
-        self._tasks = [asyncio.create_task(work) for work in (listening, self._feed_all(), self._rounds.run())]
+        work = (listening, self._feed_all(self._live), self._feed_all(self._behind), self._rounds.run())
+        self._tasks = [asyncio.create_task(each) for each in work]
 
     def close(self) -> None:
         """End every reader after what it has, also those that come from now on."""
@@ -122,7 +127,8 @@ class Hub:
         """Forget a reader."""
         self._rounds.remove(reader)
         for seat in reader.seats:
-            self._due.pop(seat, None)
+            self._live.discard(seat)
+            self._behind.discard(seat)
             namesakes = self._seats[seat.name]
             namesakes.discard(seat)
             if not namesakes:
@@ -131,15 +137,19 @@ class Hub:
     def look(self, seats: Iterable[Seat]) -> None:
         """Read the log for these soon."""
         for seat in seats:
-            self._due[seat] = None
-        if self._due:
-            self._look.set()
+            if seat not in self._behind:
+                self._live.add(seat)
 
     def make_room(self, reader: Reader) -> None:
         """The reader's client has taken what it had: read on where more was left."""
-        behind = [seat for seat in reader.seats if seat.behind]
-        if behind:
-            self.look(behind)
+        for seat in reader.seats:
+            if seat.behind:
+                self._catch_up(seat)
+
+    def _catch_up(self, seat: Seat) -> None:
+        """Read on for one that is behind."""
+        self._live.discard(seat)
+        self._behind.add(seat)
 
     def _heard(self, channel: str, payload: str) -> None:
         if channel == self._partials:
@@ -169,42 +179,24 @@ class Hub:
             if not (reader.full or seat.behind) and (reader.types is None or told.get("type") in reader.types):
                 reader.push(chunk)
 
-    async def _feed_all(self) -> None:
+    async def _feed_all(self, due: Due) -> None:
         while True:
-            await self._look.wait()
-            self._look.clear()
+            places = await due.take()
             try:
-                await self._feed_due()
+                await self._feed(places, due.limit(places))
             except psycopg.Error as error:
-                log.warning("catch_up_failed", places=len(self._due), error=str(error).strip())
+                log.warning("catch_up_failed", places=len(places), error=str(error).strip())
+                for seats in places.values():
+                    for seat in seats:
+                        due.add(seat)
                 await asyncio.sleep(RETRY_SECONDS)
 
-    async def _feed_due(self) -> None:
-        while self._due:
-            places: dict[tuple[str, str, int], list[Seat]] = {}
-            for seat in list(self._due):
-                if len(places) == MAX_PLACES and seat.place not in places:
-                    continue
-                # Out before the query: what is committed after its snapshot puts the seat in again.
-                del self._due[seat]
-                if seat.reader.full:
-                    seat.behind = True
-                elif seat.reader.end is None:
-                    places.setdefault(seat.place, []).append(seat)
-            if places:
-                await self._feed(places)
-
-    async def _feed(self, places: dict[tuple[str, str, int], list[Seat]]) -> None:
-        limit = max(1, min(MAX_EVENTS // len(places), MAX_BUFFERED_EVENTS))
-        try:
-            async with self._pool.connection() as connection:
-                # In this order: a run's last events are committed with its end, or before.
-                ended = await _ended_runs(connection, places)
-                since = [next((s.since for s in seats if s.since is not None), None) for seats in places.values()]
-                found = await read_sessions(connection, list(places), limit, since)
-        except BaseException:
-            self.look(seat for seats in places.values() for seat in seats)
-            raise
+    async def _feed(self, places: Places, limit: int) -> None:
+        since = [next((s.since for s in seats if s.since is not None), None) for seats in places.values()]
+        async with self._pool.connection() as connection:
+            # In this order: a run's last events are committed with its end, or before.
+            ended = await _ended_runs(connection, places)
+            found = await read_sessions(connection, list(places), min(limit, MAX_BUFFERED_EVENTS), since)
         for (place, seats), of_session in zip(places.items(), found, strict=True):
             news = None if of_session is None else News(place[0], place[1], of_session)
             for seat in seats:
@@ -212,7 +204,7 @@ class Hub:
                 seat.take(news, run_ended=place[1] in ended)
                 self.delivered += seat.position - before
                 if seat.behind and not seat.reader.full and seat.reader in self._rounds:
-                    self.look([seat])
+                    self._catch_up(seat)
 
     async def _find_news(self, seats: list[Seat]) -> None:
         """Look at those of these seats for which the log has something that nobody told us of."""

@@ -86,6 +86,8 @@ class Seat:
                 first, self.position = self.position + 1, found.first_seq - 1
                 reader.push(frames.gap(self.place_of[1], first, self.position, reader.id))
             for number, event in enumerate(found.events):
+                if event.seq <= self.position:
+                    continue  # Two looks have crossed: the other was first.
                 if reader.full:
                     break
                 self.position = event.seq

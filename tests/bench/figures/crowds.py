@@ -152,7 +152,9 @@ def _append_to_all(url: str, events: int) -> None:
             " from session as s cross join generate_series(1, %s) as n",
             [DATA, events],
         )
-        connection.execute("update session set last_seq = last_seq + %s", [events])
+        connection.execute(
+            "update session set last_seq = last_seq + %s, last_at = now(), first_at = least(first_at, now())", [events]
+        )
         connection.execute("select pg_notify('howdah.events', '')")
     settle(url)
 
