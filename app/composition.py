@@ -39,6 +39,7 @@ from howdah.sql.queue.calls import Enqueued, NewRun
 from howdah.sql.queue.writer import enqueue_writer
 from howdah.sql.schema import ROOT
 from howdah.sql.stream.calls import Appended, NewEvent
+from howdah.sql.stream.partial_sender import PartialSender
 from howdah.sql.stream.writer import event_writer
 from howdah.sql.tables import metadata
 from howdah.sql.workflow.calls import ItemStatus, RunItem
@@ -63,6 +64,7 @@ class Resources:
     notifier: Notifier
     enqueuer: GroupCommit[NewRun, Enqueued]
     appender: GroupCommit[NewEvent, Appended]
+    partials: PartialSender
     run_items: GroupCommit[RunItem, ItemStatus]
     engine: AsyncEngine
     hub: Hub
@@ -95,7 +97,7 @@ async def open_resources(settings: Settings, database_url: str) -> AsyncIterator
         pool = await stack.enter_async_context(
             make_pool(conninfo, max_size=max(MIN_POOL, settings.api_pool_size - WRITERS))
         )
-        # Runs, events, workers' items, hints: each writes one batch at a time, and tries again by itself.
+        # Runs, events, workers' items, hints, partials: each writes one batch at a time, and tries again by itself.
         writes = await stack.enter_async_context(make_pool(conninfo, max_size=WRITERS, check=False))
         engine = make_read_engine(conninfo, max(MIN_READ_CONNECTIONS, settings.api_pool_size // 2))
         stack.push_async_callback(engine.dispose)
@@ -105,6 +107,8 @@ async def open_resources(settings: Settings, database_url: str) -> AsyncIterator
         stack.push_async_callback(enqueuer.drain)
         appender = event_writer(writes, notifier)
         stack.push_async_callback(appender.drain)
+        partials = PartialSender(writes, settings.cell)
+        stack.push_async_callback(partials.aclose)
         run_items = run_writer(writes, overtake=False)
         stack.push_async_callback(run_items.drain)
         waiter = RunWaiter(pool)
@@ -118,6 +122,7 @@ async def open_resources(settings: Settings, database_url: str) -> AsyncIterator
             notifier=notifier,
             enqueuer=enqueuer,
             appender=appender,
+            partials=partials,
             run_items=run_items,
             engine=engine,
             hub=hub,
