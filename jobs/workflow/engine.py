@@ -31,7 +31,7 @@ class Witness(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """`pool` is for the runs' own queries and transactions. Without `partials`, as in a replay, no text is seen early."""
+    """`pool` is for the runs' own queries and transactions; without `partials`, no text is seen as it grows."""
 
     pool: Pool
     writer: GroupCommit[RunItem, ItemStatus]

@@ -217,8 +217,30 @@ async def test_what_is_written_while_a_round_is_on_its_way_is_sent_too(
     monkeypatch.setattr(partial_sender, "notify", notify)
     async with listening(conninfo, CHANNEL) as heard:
         text.write("first ")
-        await text.sent()
+        async with asyncio.timeout(10):
+            await text.sent()
         async with pool.connection() as connection:
             await connection.execute(f"notify \"{CHANNEL}\", 'x'".encode())
         assert text_of(await parts(heard)) == "first second"
     await sender.aclose()
+
+
+async def test_the_first_part_goes_at_once_and_what_comes_in_the_interval_goes_together(
+    conninfo: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partial_sender, "INTERVAL", 0.5)
+    sender = PartialSender(pool)
+    text = PartialText(sender, "acme", "case-7", "answer", "1", "s")
+    async with listening(conninfo, CHANNEL) as heard:
+        text.write("0")
+        first = json.loads((await heard.get())[1].partition(" ")[2])["data"]
+        for number in range(1, 100):
+            text.write(f" {number}")
+            await asyncio.sleep(0.002)
+        await sender.aclose()
+        async with pool.connection() as connection:
+            await connection.execute(f"notify \"{CHANNEL}\", 'x'".encode())
+        found = await parts(heard)
+    assert (first["offset"], first["text"]) == (0, "0")
+    assert "".join(part["data"]["text"] for part in found) == "".join(f" {number}" for number in range(1, 100))
+    assert len(found) < 20
