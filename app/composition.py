@@ -39,6 +39,7 @@ from howdah.sql.queue.calls import Enqueued, NewRun
 from howdah.sql.queue.writer import enqueue_writer
 from howdah.sql.schema import ROOT
 from howdah.sql.stream.calls import Appended, NewEvent
+from howdah.sql.stream.partial_sender import PartialSender
 from howdah.sql.stream.writer import event_writer
 from howdah.sql.tables import metadata
 from howdah.sql.workflow.calls import ItemStatus, RunItem
@@ -46,8 +47,8 @@ from howdah.sql.workflow.writer import run_writer
 
 # A list that needs longer is asked for too much: the client gets a problem, the database its time back.
 READ_SECONDS = 10
-# Connections that the writers keep, and the fewest for all else.
-WRITERS, MIN_POOL = 3, 2
+# Connections that the writers keep, and the hub, and the fewest for all else.
+WRITERS, HUB, MIN_POOL = 3, 2, 2
 # Lists are short and rare beside writes: half of the pool's size, and at least two.
 MIN_READ_CONNECTIONS = 2
 # The areas whose functions this process calls; each file there is named for its function.
@@ -63,6 +64,7 @@ class Resources:
     notifier: Notifier
     enqueuer: GroupCommit[NewRun, Enqueued]
     appender: GroupCommit[NewEvent, Appended]
+    partials: PartialSender
     run_items: GroupCommit[RunItem, ItemStatus]
     engine: AsyncEngine
     hub: Hub
@@ -93,9 +95,9 @@ async def open_resources(settings: Settings, database_url: str) -> AsyncIterator
     conninfo = cell_conninfo(database_url, settings.cell, "howdah-api", pooled=settings.pooled)
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(
-            make_pool(conninfo, max_size=max(MIN_POOL, settings.api_pool_size - WRITERS))
+            make_pool(conninfo, max_size=max(MIN_POOL, settings.api_pool_size - WRITERS - HUB))
         )
-        # Runs, events, workers' items, hints: each writes one batch at a time, and tries again by itself.
+        # Runs, events, workers' items, hints, partials: each writes one batch at a time, and tries again by itself.
         writes = await stack.enter_async_context(make_pool(conninfo, max_size=WRITERS, check=False))
         engine = make_read_engine(conninfo, max(MIN_READ_CONNECTIONS, settings.api_pool_size // 2))
         stack.push_async_callback(engine.dispose)
@@ -105,19 +107,24 @@ async def open_resources(settings: Settings, database_url: str) -> AsyncIterator
         stack.push_async_callback(enqueuer.drain)
         appender = event_writer(writes, notifier)
         stack.push_async_callback(appender.drain)
+        partials = PartialSender(writes, settings.cell)
+        stack.push_async_callback(partials.aclose)
         run_items = run_writer(writes, overtake=False)
         stack.push_async_callback(run_items.drain)
         waiter = RunWaiter(pool)
         stack.push_async_callback(waiter.aclose)
         claims = ClaimWaiter(conninfo, settings.cell)
         stack.push_async_callback(claims.aclose)
-        hub = await stack.enter_async_context(Hub(pool, conninfo, settings.cell))
+        # Not asked before each use whether it still lives: a round trip more, and the hub tries again by itself.
+        looks = await stack.enter_async_context(make_pool(conninfo, max_size=HUB, check=False))
+        hub = await stack.enter_async_context(Hub(looks, conninfo, settings.cell))
         yield Resources(
             settings=settings,
             pool=pool,
             notifier=notifier,
             enqueuer=enqueuer,
             appender=appender,
+            partials=partials,
             run_items=run_items,
             engine=engine,
             hub=hub,

@@ -33,7 +33,7 @@ class Settings:
     cell: str = _setting("HOWDAH_CELL", "howdah", "schema that holds this installation's tables")
     host: str = _setting("HOWDAH_HOST", "127.0.0.1", "address on which the API listens")
     port: int = _setting("HOWDAH_PORT", 8000, "port of the API; 0: any free one")
-    api_pool_size: int = _setting("HOWDAH_API_POOL_SIZE", 8, "database connections of one API process")
+    api_pool_size: int = _setting("HOWDAH_API_POOL_SIZE", 10, "database connections of one API process")
     max_body_bytes: int = _setting("HOWDAH_MAX_BODY_BYTES", 33554432, "largest request body, in bytes (32 MiB)")
     stream_token_seconds: int = _setting(
         "HOWDAH_STREAM_TOKEN_SECONDS", 300, "life of a browser's stream token, in seconds"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import psycopg
 import structlog
@@ -50,15 +50,20 @@ class Notifier:
                     channels += [channel] * len(sent)
                     payloads += sent
                 try:
-                    async with self._pool.connection() as connection:
-                        await connection.execute(
-                            # A hint need not reach the disk, and is sooner without.
-                            "select pg_notify(n.c, n.p) from set_config('synchronous_commit', 'off', true)"
-                            " cross join unnest(%s::text[], %s::text[]) as n(c, p)",
-                            [channels, payloads],
-                        )
+                    await notify(self._pool, channels, payloads)
                 except psycopg.Error as error:
                     log.warning("hints_lost", channels=sorted(pending), error=str(error))
                 await asyncio.sleep(INTERVAL)
         finally:
             self._sender = None
+
+
+async def notify(pool: Pool, channels: Sequence[str], payloads: Sequence[str]) -> None:
+    """Send each payload on its channel, in this order, in a transaction of its own."""
+    async with pool.connection() as connection:
+        await connection.execute(
+            # A hint need not reach the disk, and is sooner without.
+            "select pg_notify(n.c, n.p) from set_config('synchronous_commit', 'off', true)"
+            " cross join unnest(%s::text[], %s::text[]) with ordinality as n(c, p, o) order by n.o",
+            [channels, payloads],
+        )

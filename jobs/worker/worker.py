@@ -28,6 +28,7 @@ from howdah.jobs.workflow.engine import Engine, Witness
 from howdah.sql.notifier import Notifier
 from howdah.sql.pool import Pool, make_pool
 from howdah.sql.queue import calls
+from howdah.sql.stream.partial_sender import PartialSender
 from howdah.sql.workflow.writer import run_writer
 
 log = structlog.get_logger(__name__)
@@ -128,13 +129,22 @@ class Worker:
             write_pool = await stack.enter_async_context(make_pool(self._conninfo, max_size=1, check=False))
             step_pool = await stack.enter_async_context(make_pool(self._conninfo, min_size=0, max_size=STEP_POOL_SIZE))
             notifier = Notifier(pool, self._app.cell)
+            partials = PartialSender(pool, self._app.cell)
             threads = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="howdah-step")
             stack.callback(threads.shutdown, wait=False, cancel_futures=True)
             api = self._api
             if api is None:
                 api = await stack.enter_async_context(ApiExecutor())
             engine = Engine(
-                step_pool, run_writer(write_pool), notifier, threads, api, self._resources, self._clock, self._witness
+                step_pool,
+                run_writer(write_pool),
+                notifier,
+                threads,
+                api,
+                self._resources,
+                self._clock,
+                self._witness,
+                partials,
             )
             await self._app.open_async(pool)
             async with pool.connection() as connection:
@@ -187,6 +197,7 @@ class Worker:
                     await asyncio.wait(left, timeout=0.2)
                 await asyncio.gather(*background, return_exceptions=True)
                 await engine.writer.drain()
+                await partials.aclose()
                 await notifier.aclose()
                 self.finished = hand.finished
             if self._dead:

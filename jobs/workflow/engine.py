@@ -12,6 +12,7 @@ from howdah.jobs.workflow.clock import Clock
 from howdah.sql.group_commit import GroupCommit
 from howdah.sql.notifier import Notifier
 from howdah.sql.pool import Pool
+from howdah.sql.stream.partial_sender import PartialSender
 from howdah.sql.workflow.calls import ItemStatus, RunItem
 
 
@@ -30,7 +31,7 @@ class Witness(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """`pool` is for the runs' own queries and transactions."""
+    """`pool` is for the runs' own queries and transactions; without `partials`, no text is seen as it grows."""
 
     pool: Pool
     writer: GroupCommit[RunItem, ItemStatus]
@@ -40,3 +41,4 @@ class Engine:
     resources: Mapping[type, Any] = field(default_factory=dict)
     clock: Clock = field(default_factory=Clock)
     witness: Witness | None = None
+    partials: PartialSender | None = None

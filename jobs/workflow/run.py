@@ -5,7 +5,6 @@ from __future__ import annotations
 import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
 import msgspec
@@ -14,8 +13,10 @@ from procrastinate.retry import RetryValue
 from howdah.jobs.api.executor import ApiResponse
 from howdah.jobs.errors import ChildrenFailedError, SignalTimeoutError
 from howdah.jobs.workflow import api_step, children, session_events
+from howdah.jobs.workflow.emitter import Emitter
 from howdah.jobs.workflow.engine import Engine
 from howdah.jobs.workflow.history import History, Inside, current_step, passed, place
+from howdah.jobs.workflow.partials import TextStream
 from howdah.jobs.workflow.past import Past
 from howdah.jobs.workflow.rest import Holder, Rest
 from howdah.jobs.workflow.session_events import SessionEvent
@@ -27,7 +28,6 @@ from howdah.sql.json_values import encode
 from howdah.sql.pool import Connection, Pool
 from howdah.sql.queue.calls import ClaimedRun
 from howdah.sql.reconnect import through_reconnects
-from howdah.sql.stream.writer import EVENTS_CHANNEL
 from howdah.sql.workflow.calls import NewSignal, RunItem, SignalStatus, send_signals
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
 
-# An event is a small fact; what is larger belongs in a step's output or a collection.
-MAX_EVENT_BYTES = 256 * 1024
 # Items of a map under way at once, unless it says otherwise.
 MAP_LIMIT = 16
 
@@ -72,8 +70,6 @@ class Run:
         self.task = claimed.task
         self.attempt = claimed.attempt
         self.failures = claimed.failures
-        # Whether its stream may have watchers, who should see the end: an earlier attempt's events count too.
-        self.has_events = claimed.session_id is not None or bool(past.emitted)
         self._claimed = claimed
         self._engine = engine
         self._search_path = search_path
@@ -81,8 +77,7 @@ class Run:
         self._inbox = SignalInbox(claimed.id, past.signals, self._history, engine)
         self._rest = Rest(claimed.id, claimed.attempt, engine.writer, holder, self._inbox.refresh, engine.clock)
         self._steps = Steps(claimed, self._history, self._rest, engine)
-        self._events: dict[str, int] = {}
-        self._emitted = past.emitted
+        self._emitter = Emitter(claimed, past.emitted, self._rest, self._steps, engine)
 
     @overload
     async def step(self, name: str, function: Callable[P, Awaitable[R]], /, *args: P.args, **kwargs: P.kwargs) -> R: ...
@@ -370,21 +365,16 @@ class Run:
         SessionFull
             If there is no room, and the run is only tidying up, because somebody has cancelled it.
         """
-        body = encode(data, f"the data of event {type!r}", MAX_EVENT_BYTES)
-        known_by = key
-        if known_by is None:
-            # By what it says, not by its place: parallel branches may come in another order on the next attempt.
-            said = f"{current_step()}/{type}/{blake2b(body.encode(), digest_size=12).hexdigest()}"
-            number = self._events[said] = self._events.get(said, 0) + 1
-            known_by = f"{said}#{number}"
-        full_key = f"{self.id}/{known_by}"
-        if full_key in self._emitted:
-            return
-        at = self._engine.clock.now()
-        item = RunItem(self.id, self.attempt, "event", type, body, key=full_key, at=at)
-        self.has_events = True
-        await session_events.write(self._engine.writer, self._rest, self._steps, item)
-        self._engine.notifier.hint(EVENTS_CHANNEL, [f"{self.tenant_id}/{self.session_id}"])
+        await self._emitter.emit(type, data, key)
+
+    def stream(self, type: str, *, name: str | None = None) -> TextStream:
+        """A text that its readers see as it grows, and that is one event of this type in the end.
+
+        ``async with run.stream("assistant.message") as out: out.write(token)``. See `howdah.jobs.workflow.partials`.
+        Without a `name` it is known by the step and its type, and by which one of these it is: give those that grow
+        side by side each its own.
+        """
+        return TextStream(self._emitter, self._engine.partials, self._claimed, type, name)
 
     async def progress(self, fraction: float, note: str = "") -> None:
         """Report how far the run is, 0 to 1, as a `howdah.progress` event."""
@@ -445,6 +435,11 @@ class Run:
         except KeyError:
             known = ", ".join(sorted(known.__name__ for known in self._engine.resources)) or "none"
             raise LookupError(f"this worker has no {kind.__name__}; it has: {known}") from None
+
+    @property
+    def has_events(self) -> bool:
+        """Whether its session may have watchers, who should see the end: an earlier attempt's events count too."""
+        return self._claimed.session_id is not None or self._emitter.any
 
     @property
     def pool(self) -> Pool:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
+import msgspec
+
 from howdah.sql.errors import UnknownConsumer
 from howdah.sql.pool import Connection
 
@@ -35,9 +37,11 @@ class Appended:
     status: AppendStatus
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A small fact in a session, numbered 1, 2, 3 … without gaps; `data` is JSON text."""
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """A small fact in a session, numbered 1, 2, 3 … without gaps; `data` is JSON text.
+
+    A Struct, as they come by the hundred thousand: a frozen dataclass takes ten times as long to make.
+    """
 
     seq: int
     type: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import sys
 import types
@@ -17,6 +18,7 @@ from howdah.sql.stream.calls import NewEvent, append_events
 from tests.jobs.conftest import Work
 from tests.jobs.test_waiting import output, send, state
 from tests.sql.engine import rows, value
+from tests.sql.test_notifier import listening
 
 GUIDE = Path(__file__).parents[2] / "jobs" / "README.md"
 
@@ -26,7 +28,7 @@ def guide() -> Any:
     """The module that the guide's Python blocks make."""
     module = types.ModuleType("guide")
     blocks = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
-    assert len(blocks) >= 5
+    assert len(blocks) >= 6
     sys.modules["guide"] = module  # dataclasses look their module up
     exec(compile("\n\n".join(blocks), str(GUIDE), "exec"), module.__dict__)
     app: App = module.app
@@ -79,6 +81,20 @@ async def test_an_agent_answers_what_comes(guide: Any, work: Work, connection: C
     assert await output(connection, run_id) == 2
     answers = "select data->>'text' from event where type = 'answer' order by seq"
     assert await rows(connection, answers) == ["WHY?", "HOW?"]
+
+
+async def test_a_reply_is_seen_as_it_grows_and_is_one_event(
+    guide: Any, work: Work, connection: Connection, conninfo: str
+) -> None:
+    run_id = await guide.reply.enqueue_in(connection, "who goes there")
+    async with listening(conninfo, "howdah.partials") as heard:
+        await work(guide.app)
+        parts = [json.loads((await heard.get())[1].partition(" ")[2])["data"] for _ in range(heard.qsize())]
+    assert "".join(part["text"] for part in parts) == "who! goes! there! "
+    assert await output(connection, run_id) == "who! goes! there! "
+    assert await rows(connection, "select data from event where type = 'assistant.message'") == [
+        {"text": "who! goes! there! ", "stream": "ask/assistant.message"}
+    ]
 
 
 async def test_new_runs_get_the_newest_version(guide: Any, work: Work, connection: Connection) -> None:

@@ -113,6 +113,7 @@ def test_the_document_is_openapi_3_1_and_complete(document: dict[str, Any]) -> N
     assert {
         "/v1/runs", "/v1/runs/batch", "/v1/runs/{run_id}", "/v1/runs/{run_id}/cancel", "/v1/runs/{run_id}/requeue",
         "/v1/runs/{run_id}/steps", "/v1/sessions", "/v1/sessions/{session_id}/events", "/v1/stream-tokens",
+        "/v1/sessions/{session_id}/partials",
         "/v1/collections", "/v1/tenants", "/v1/tenants/{tenant_id}/keys", "/v1/queues", "/v1/models",
         "/health/live", "/health/ready",
     } <= paths  # fmt: skip
