@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from contextlib import suppress
+
+import psycopg
 
 from howdah.jobs import App, Run
 from howdah.jobs.worker.worker import Worker, WorkerSettings
@@ -22,10 +25,12 @@ async def _note(run: Run, what: str) -> None:
 
 async def _wait_for_gate(run: Run) -> None:
     while True:
-        async with run.pool.connection() as connection:
-            cursor = await connection.execute("select from public.gate where open")
-            if cursor.rowcount:
-                return
+        # A question of the workflow's own, so that a connection cut beneath it is the workflow's to bear.
+        with suppress(psycopg.OperationalError):
+            async with run.pool.connection() as connection:
+                cursor = await connection.execute("select from public.gate where open")
+                if cursor.rowcount:
+                    return
         await asyncio.sleep(0.02)
 
 
