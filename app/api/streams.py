@@ -20,7 +20,7 @@ from howdah.app.realtime import frames
 from howdah.app.realtime.admission import NoRoom
 from howdah.app.realtime.cursor import Cursor
 from howdah.app.realtime.reader import Reader
-from howdah.app.realtime.response import EventStream, SentAway
+from howdah.app.realtime.response import HEADERS, EventStream, SentAway
 
 VARY = {"Vary": "Accept"}
 MAX_TYPES = 20
@@ -132,7 +132,7 @@ async def open_stream(
 
 def head_of_stream() -> Response[None]:
     """What a HEAD gets where a GET would stream."""
-    return Response(None, media_type=frames.EVENT_STREAM, headers={**VARY, "Cache-Control": "no-store"})
+    return Response(None, media_type=frames.EVENT_STREAM, headers=HEADERS)
 
 
 async def _seated(

@@ -80,6 +80,8 @@ class Hub:
         listening = listen(self._conninfo, [self._events, self._partials], self._heard)
         work = (listening, self._feed_all(self._live), self._feed_all(self._behind), self._rounds.run())
         self._tasks = [asyncio.create_task(each) for each in work]
+        for task in self._tasks:
+            task.add_done_callback(self._close_if_failed)
 
     def close(self) -> None:
         """End every reader after what it has, also those that come from now on."""
@@ -102,6 +104,12 @@ class Hub:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    def _close_if_failed(self, task: asyncio.Task[None]) -> None:
+        """A hub that is deaf, or feeds nobody any more, must not keep its clients as if all were well."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("hub_fails", error=repr(error))
+            self.close()
 
     async def first_look(self, reader: Reader) -> None:
         """Find out how the reader's sessions stand, together with all who ask at the time. It then has the

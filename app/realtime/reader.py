@@ -96,8 +96,9 @@ class Seat:
                     reader.push(news.frame(number, reader))
                 else:
                     reader.passed_over = True
-            self.last_seq = found.last_seq
-            self.behind = self.position < found.last_seq
+            # Of two looks that have crossed, the older must not hide what the newer has told.
+            self.last_seq = max(self.last_seq, found.last_seq)
+            self.behind = self.position < self.last_seq
             self.state = "closed" if found.closed or run_ended else "open"
         reader.looked_at(self)
 
