@@ -29,9 +29,6 @@ class Due:
     def __contains__(self, seat: Seat) -> bool:
         return seat in self._seats
 
-    def __len__(self) -> int:
-        return len(self._seats)
-
     def add(self, seat: Seat) -> None:
         """Put a seat at the end, if it does not stand here yet."""
         if seat not in self._seats:
