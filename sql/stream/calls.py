@@ -145,7 +145,9 @@ async def read_sessions(
 
     `since` has for each the time of the event that it saw last, where it knows that: older days are not looked at.
     """
-    cursor = await connection.execute(
+    # Binary: to write times and numbers out and read them again was a third of what a catch-up costs.
+    cursor = connection.cursor(binary=True)
+    await cursor.execute(
         "select ord, last_seq, first_seq, state, seq, type, data, run_id, created_at, source, subject, traceparent"
         " from read_sessions(%s::text[], %s::text[], %s::bigint[], %s, %s::timestamptz[])",
         [
