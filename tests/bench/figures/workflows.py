@@ -14,11 +14,12 @@ from howdah.sql.queue.calls import NewRun, claim_runs, enqueue_runs
 from howdah.sql.workflow.calls import NewSignal, RunItem, flush, send_signals
 from tests.bench.database import fresh_database, settle
 from tests.bench.engine import QUEUE, engine_connection, lasting_worker
-from tests.bench.figure import Figure, Measure, Target
+from tests.bench.figure import DEEP, Figure, Measure, Target
 from tests.bench.process import started_module
 from tests.bench.system import System
 
-PATIENCE = 120.0  # seconds for the runs to end
+WAITING = 1_000_000 if DEEP else 100_000  # runs that wait for a signal
+PATIENCE = WAITING / 800  # seconds for the runs to end
 LOOK_EVERY = 0.01
 COMMITS = 1_000
 MAP_WORKERS = 4

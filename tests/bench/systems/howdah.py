@@ -20,7 +20,7 @@ from howdah.sql.queue.writer import enqueue_writer
 from howdah.sql.schema import install as install_schema
 from tests.bench.callers import in_figures_way
 from tests.bench.engine import QUEUE, create_tenants, engine_connection, enqueue_among, lasting_worker
-from tests.bench.figures import churn, claim_depth, ordered_depth, realtime
+from tests.bench.figures import churn, claim_depth, ordered_depth, realtime, workflows
 from tests.bench.system import Enqueue, Ran, System
 
 CONCURRENCY = 500
@@ -132,7 +132,7 @@ SYSTEM = System(
         "steps_sequential": 1_000,
         "map_items": 10_000,
         "resume_1000": 1_000,
-        "signal_100k": 100_000,
+        "signal_100k": workflows.WAITING,
         "step_overhead": 4_000,
         "stream_sustained": realtime.RUNS,
         "stream_peak": realtime.PEAK_RUNS,
