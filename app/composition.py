@@ -107,7 +107,7 @@ async def open_resources(settings: Settings, database_url: str) -> AsyncIterator
         stack.push_async_callback(enqueuer.drain)
         appender = event_writer(writes, notifier)
         stack.push_async_callback(appender.drain)
-        partials = PartialSender(writes, settings.cell)
+        partials = PartialSender(writes)
         stack.push_async_callback(partials.aclose)
         run_items = run_writer(writes, overtake=False)
         stack.push_async_callback(run_items.drain)

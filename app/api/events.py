@@ -20,7 +20,15 @@ from howdah.app.api.problems import FieldError, Problem, Refused, problem_of
 from howdah.app.api.run_reads import find_run, parse_run_id
 from howdah.app.api.sessions import OWN_PREFIX, SessionPath, read_session
 from howdah.app.api.stream_tokens import authenticate_reader
-from howdah.app.api.streams import VARY, LastId, LastIdInQuery, Types, head_of_stream, open_stream
+from howdah.app.api.streams import (
+    READER_EXCEPTION_HANDLERS,
+    VARY,
+    LastId,
+    LastIdInQuery,
+    Types,
+    head_of_stream,
+    open_stream,
+)
 from howdah.app.composition import Resources
 from howdah.app.realtime.frames import EVENT_STREAM, CloudEvent, cloud_event
 from howdah.sql.errors import HowdahError, SessionClosed, SessionFull, UnknownSession
@@ -131,6 +139,7 @@ class EventController(Controller):
     """Events."""
 
     tags = ("sessions",)
+    exception_handlers = READER_EXCEPTION_HANDLERS
 
     @post(
         "/v1/sessions/{session_id:str}/events",

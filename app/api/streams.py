@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -10,20 +12,23 @@ from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, QueryParameter
+from litestar.types import ExceptionHandlersMap
 
 from howdah.app.api.auth import OPEN
-from howdah.app.api.problems import Refused
+from howdah.app.api.problems import Problem, Refused, render
 from howdah.app.api.sessions import read_session
 from howdah.app.api.stream_tokens import MAX_SESSIONS, StreamReader, authenticate_reader
 from howdah.app.composition import Resources
 from howdah.app.realtime import frames
-from howdah.app.realtime.admission import NoRoom
+from howdah.app.realtime.admission import COME_BACK, NoRoom
 from howdah.app.realtime.cursor import Cursor
 from howdah.app.realtime.reader import Reader
 from howdah.app.realtime.response import HEADERS, EventStream, SentAway
 
 VARY = {"Vary": "Accept"}
 MAX_TYPES = 20
+# How long a stream may take to begin: Postgres restarts within seconds, proxies commonly give up after 30.
+BEGIN_SECONDS = 10.0
 
 LastId = Annotated[
     str | None, HeaderParameter(name="Last-Event-ID", max_length=800, description="The `id` of the last event seen.")
@@ -51,14 +56,26 @@ STREAM_RESPONSES = {
         description="Events as they come, each a CloudEvent in `data:`",
     ),
     204: ResponseSpec(None, description="The sessions are closed and the client has seen all: do not come back"),
-    503: ResponseSpec(None, description="As many streams as there may be: come back after `Retry-After` seconds"),
+    503: ResponseSpec(
+        None, description="As many streams as there may be, or no database: come back after `Retry-After` seconds"
+    ),
 }
+
+
+def render_to_reader(request: Request[Any, Any, State], error: Exception) -> Response[Problem] | Response[None]:
+    """The exception handler where a GET may stream: what passes must not end an EventSource for good."""
+    answer = render(request, error)
+    return SentAway() if answer.status_code == 503 and _speaks_as_event_source(request) else answer
+
+
+READER_EXCEPTION_HANDLERS: ExceptionHandlersMap = {Exception: render_to_reader}
 
 
 class StreamController(Controller):
     """Streams over many sessions."""
 
     tags = ("sessions",)
+    exception_handlers = READER_EXCEPTION_HANDLERS
 
     @get("/v1/events", opt={OPEN: True}, responses=STREAM_RESPONSES)
     async def stream_events(
@@ -105,7 +122,7 @@ async def open_stream(
     UnknownSession
         If one of them is not there.
     Refused
-        503 if there are as many streams as there may be, and the client is none that a status would end for good.
+        503 if there are as many streams as there may be, or the database is away.
     """
     if types is not None and len(types) > MAX_TYPES:
         raise Refused(
@@ -114,17 +131,20 @@ async def open_stream(
     try:
         place = resources.admission.enter(owner.tenant_id, owner.key_id)
     except NoRoom as error:
-        if _speaks_as_event_source(request):
-            return SentAway()
-        headers = {**VARY, "Retry-After": str(error.retry_after)}
-        raise Refused(503, "streams-full", str(error), headers=headers) from None
+        raise _come_back("streams-full", str(error), error.retry_after) from None
     try:
         wanted = None if types is None else frozenset(types)
-        reader, start = await _seated(resources, owner.tenant_id, session_ids, wanted, last_id, after)
+        async with asyncio.timeout(BEGIN_SECONDS):
+            reader, start = await _seated(resources, owner.tenant_id, session_ids, wanted, last_id, after)
         if not reader.has_all:
             return EventStream(resources.hub, reader, place, start)
         place.leave()
         return Response(None, status_code=204, headers=VARY)
+    except TimeoutError:
+        place.leave()
+        detail = f"the database did not answer within {BEGIN_SECONDS:.0f} s: come back later"
+        retry_after = random.randint(*COME_BACK)  # noqa: S311 - spreads load, hides nothing
+        raise _come_back("database-unavailable", detail, retry_after) from None
     except BaseException:
         place.leave()
         raise
@@ -162,6 +182,10 @@ async def _seated(
     start = frames.start(reader.id, reset=True)
     await resources.hub.first_look(reader)
     return reader, start
+
+
+def _come_back(slug: str, detail: str, seconds: int) -> Refused:
+    return Refused(503, slug, detail, headers={**VARY, "Retry-After": str(seconds)})
 
 
 def _speaks_as_event_source(request: Request[Any, Any, State]) -> bool:

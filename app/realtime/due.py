@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 
 from howdah.app.realtime.reader import Seat
 
@@ -22,8 +22,8 @@ class Due:
     def __init__(self, places: int, events: int) -> None:
         self._places = places
         self._events = events
-        self._order: deque[Seat] = deque()
-        self._seats: set[Seat] = set()
+        # Whoever goes leaves nothing here, also while the database is away and nobody is taken.
+        self._seats: OrderedDict[Seat, None] = OrderedDict()
         self._any = asyncio.Event()
 
     def __contains__(self, seat: Seat) -> bool:
@@ -32,13 +32,12 @@ class Due:
     def add(self, seat: Seat) -> None:
         """Put a seat at the end, if it does not stand here yet."""
         if seat not in self._seats:
-            self._seats.add(seat)
-            self._order.append(seat)
+            self._seats[seat] = None
             self._any.set()
 
     def discard(self, seat: Seat) -> None:
         """Take a seat out."""
-        self._seats.discard(seat)
+        self._seats.pop(seat, None)
 
     async def take(self) -> Places:
         """The next seats to read for, by their places, once there are any; they are out then: what is committed after
@@ -46,17 +45,14 @@ class Due:
         """
         places: Places = {}
         while not places:
-            if not self._order:
+            if not self._seats:
                 self._any.clear()
                 await self._any.wait()
-            while self._order:
-                seat = self._order[0]
-                if seat in self._seats and seat.place not in places and len(places) == self._places:
+            while self._seats:
+                seat = next(iter(self._seats))
+                if seat.place not in places and len(places) == self._places:
                     break
-                self._order.popleft()
-                if seat not in self._seats:
-                    continue
-                self._seats.discard(seat)
+                del self._seats[seat]
                 if seat.reader.full:
                     seat.behind = True
                 elif seat.reader.end is None:

@@ -78,7 +78,13 @@ class Hub:
     async def start(self) -> None:
         """Begin to listen and to feed."""
         listening = listen(self._conninfo, [self._events, self._partials], self._heard)
-        work = (listening, self._feed_all(self._live), self._feed_all(self._behind), self._rounds.run())
+        work = (
+            listening,
+            self._feed_all(self._live),
+            self._feed_all(self._behind),
+            self._rounds.run(),
+            self._rounds.poll(),
+        )
         self._tasks = [asyncio.create_task(each) for each in work]
         for task in self._tasks:
             task.add_done_callback(self._close_if_failed)
@@ -115,11 +121,18 @@ class Hub:
         """Find out how the reader's sessions stand, together with all who ask at the time. It then has the
         first events.
 
-        After that it is not fed before `add`.
+        After that it is not fed before `add`. It waits as long as the database is away; cancelled, it leaves nothing.
         """
         looked_at = reader.first_look()
         self.look(reader.seats)
-        await looked_at
+        try:
+            await looked_at
+        except asyncio.CancelledError:
+            # A look that is under way would else put it in again.
+            reader.finish("stopping")
+            for seat in reader.seats:
+                self._live.discard(seat)
+            raise
 
     def add(self, reader: Reader) -> None:
         """Feed a reader from now on, until `remove`. A session that does not exist yet is waited for."""

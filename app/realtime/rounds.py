@@ -1,4 +1,4 @@
-"""What every reader gets now and then, from one timer: a sign of life, a look at the log, a look at its pace.
+"""What every reader gets now and then: a sign of life, a look at the log, a look at its pace.
 
 Readers are dealt out to as many hands as there are seconds between signs of life; each second is another hand's turn,
 so that ten thousand streams are not written to in one instant.
@@ -64,7 +64,7 @@ class Rounds:
         self._hands[self._hand_of.pop(reader)].discard(reader)
 
     async def run(self) -> None:
-        """Go round until cancelled."""
+        """Give signs of life, and let go of who is slow, until cancelled."""
         turn = 0
         while True:
             await asyncio.sleep(TURN_SECONDS)
@@ -75,6 +75,13 @@ class Rounds:
                 for reader in hand:
                     if reader.sending_since:
                         self._judge(reader)
+
+    async def poll(self) -> None:
+        """Look at the log until cancelled; apart, as a look takes long while the database is away."""
+        turn = 0
+        while True:
+            await asyncio.sleep(TURN_SECONDS)
+            turn += 1
             polled = [hand for number, hand in enumerate(self._hands) if (number + turn) % self._poll_turns == 0]
             await self._look(
                 [

@@ -129,7 +129,7 @@ class Worker:
             write_pool = await stack.enter_async_context(make_pool(self._conninfo, max_size=1, check=False))
             step_pool = await stack.enter_async_context(make_pool(self._conninfo, min_size=0, max_size=STEP_POOL_SIZE))
             notifier = Notifier(pool, self._app.cell)
-            partials = PartialSender(pool, self._app.cell)
+            partials = PartialSender(pool)
             threads = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="howdah-step")
             stack.callback(threads.shutdown, wait=False, cancel_futures=True)
             api = self._api

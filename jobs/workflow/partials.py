@@ -2,7 +2,8 @@
 
 Each part is a partial event, whose data is ``{"stream", "offset", "text"}``; offsets count characters (code points).
 A reader puts parts of one `stream` together, begins anew at offset 0 (another attempt), and replaces all of it by the
-event, whose data is ``{"text", "stream"}``. It may miss parts, as where it comes late, and never the event.
+event, whose data is ``{"text", "stream"}``. It may miss parts, as where it comes late, and never the event. An attempt
+that is over, although it does not know yet, shows nothing more.
 
 In a step's function: the step is what is kept. An attempt that dies before its output is on disk does it all again,
 with the parts; if the event was already on disk, it stays as it is, and nothing is sent again. In a workflow's body the
@@ -80,8 +81,7 @@ class TextStream:
         self._stream = self._emitter.open_stream(self._name)
         self._bytes = len(self._body("").encode())
         if not self._emitter.has_emitted(self._known_by):
-            run, session = self._claimed.id, self._claimed.session_id or f"run:{self._claimed.id}"
-            self._live = PartialText(self._sender, self._claimed.tenant_id, session, self._type, str(run), self._stream)
+            self._live = PartialText(self._sender, self._claimed, self._type, self._stream)
         self._open = True
         return self
 

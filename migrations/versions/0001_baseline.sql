@@ -5085,8 +5085,10 @@ $$;
 -- A part of an event to come, for those who read the session now: live only, nothing is stored. Who comes later gets
 -- the event itself. It travels in a notification's payload, which must stay below 8,000 bytes: split what is longer.
 -- Equal ones within one transaction are heard once, as of any notification.
+-- A run's own names it and its attempt: once that is over, it is refused (HW001).
 -- select send_partial('acme', 'case-7', 'answer', '{"offset": 0, "text": "Good mor"}');
-create function send_partial(p_tenant text, p_session text, p_type text, p_data jsonb default '{}') returns void
+create function send_partial(p_tenant text, p_session text, p_type text, p_data jsonb default '{}', p_run bigint default null,
+                             p_attempt integer default null) returns void
 language plpgsql
 as $$
 declare
@@ -5109,6 +5111,11 @@ begin
     elsif v_state = 'closed' then
         raise exception 'session % is closed', quote_literal(p_session) using errcode = 'HW007';
     end if;
+    if p_run is not null
+       and not exists (select from run where id = p_run and attempt = p_attempt and state = 'running') then
+        raise exception 'attempt % of run % is over', coalesce(p_attempt::text, 'null'), p_run
+            using errcode = 'HW001', hint = 'stop: another attempt has the run, or it has ended';
+    end if;
     v_payload := format('%s/%s %s', p_tenant, p_session,
                         jsonb_build_object('type', p_type, 'data', coalesce(p_data, 'null')));
     if octet_length(v_payload) > 7999 then
@@ -5116,6 +5123,33 @@ begin
             using errcode = 'HW015', hint = 'send it in several';
     end if;
     perform pg_notify(current_schema() || '.partials', v_payload);
+end
+$$;
+
+-- Sends partials that a process has made up itself, one an array position, in this order: `tenant/session {json}`, below
+-- 8,000 bytes each. Those of a run name it and their attempt; null: of somebody else, whom nothing supersedes.
+-- status: ok | stale (the attempt is over: another one has the run, or it has ended; nothing was sent)
+create function send_partials(p_payloads text[], p_runs bigint[], p_attempts integer[])
+returns table (ord bigint, status text)
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_status text[];
+begin
+    -- What is live only need not reach the disk, and is sooner without.
+    perform set_config('synchronous_commit', 'off', true);
+    select array_agg(case when i.run_id is null or r.id is not null then 'ok' else 'stale' end order by i.ord) into v_status
+    from unnest(p_runs, p_attempts) with ordinality as i(run_id, attempt, ord)
+    left join run as r on r.id = i.run_id and r.attempt = i.attempt and r.state = 'running';
+    perform pg_notify(current_schema() || '.partials', i.payload)
+    from unnest(p_payloads, v_status) with ordinality as i(payload, status, ord)
+    where i.status = 'ok'
+    order by i.ord;
+    return query select i.ord, i.status from unnest(v_status) with ordinality as i(status, ord);
 end
 $$;
 

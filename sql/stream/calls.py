@@ -240,6 +240,17 @@ async def read_consumer(connection: Connection, tenant_id: str, session_id: str,
     return Consumer(*row)
 
 
+async def send_partials(
+    connection: Connection, payloads: Sequence[str], attempts: Sequence[tuple[int, int] | None]
+) -> list[bool]:
+    """Send partials, each of a (run, attempt) or of somebody else; False where the attempt is over."""
+    cursor = await connection.execute(
+        "select status from send_partials(%s::text[], %s::bigint[], %s::integer[]) order by ord",
+        [list(payloads), [a and a[0] for a in attempts], [a and a[1] for a in attempts]],
+    )
+    return [row[0] == "ok" for row in await cursor.fetchall()]
+
+
 async def cut_sessions(connection: Connection, days: int | None) -> int:
     """How many sessions were looked at to cut off events older than `days`, or than their tenant says; 0: no more."""
     row = await (await connection.execute("select done from cut_sessions(%s)", [days])).fetchone()

@@ -2,12 +2,13 @@
 
 A hint (`howdah.sql.notifier`) may be merged with others or lost; here the payload is what counts, so order is kept and
 nothing is merged but a text's own tokens. It is live only all the same: what cannot be sent is dropped.
+A run's text is fenced: once another attempt has the run, nothing more of it is sent.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import psycopg
@@ -15,10 +16,9 @@ import structlog
 
 from howdah.sql.errors import BadValue, TooLarge
 from howdah.sql.json_values import encode
-from howdah.sql.notifier import notify
 from howdah.sql.pool import Pool
-from howdah.sql.schema import DEFAULT_CELL
-from howdah.sql.stream.writer import PARTIALS_CHANNEL
+from howdah.sql.queue.calls import ClaimedRun
+from howdah.sql.stream.calls import send_partials
 
 log = structlog.get_logger(__name__)
 
@@ -35,9 +35,8 @@ MIN_TEXT_BYTES = 1_000
 class PartialSender:
     """Sends partials of all producers of a process, in the order in which they came."""
 
-    def __init__(self, pool: Pool, cell: str = DEFAULT_CELL) -> None:
+    def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._channel = f"{cell}.{PARTIALS_CHANNEL}"
         # In order; a text stands where it was first written to since the last round.
         self._waiting: list[str | PartialText] = []
         self._sender: asyncio.Task[None] | None = None
@@ -75,32 +74,49 @@ class PartialSender:
         try:
             while self._waiting:
                 waiting, self._waiting = self._waiting, []
-                payloads: list[str] = []
-                texts = [what for what in waiting if isinstance(what, PartialText)]
+                parts: list[tuple[str, PartialText | None]] = []
                 for what in waiting:
-                    payloads += [what] if isinstance(what, str) else what.take()
-                if payloads:
-                    try:
-                        await notify(self._pool, [self._channel] * len(payloads), payloads)
-                    except psycopg.Error as error:
-                        log.warning("partials_lost", partials=len(payloads), error=str(error))
-                for text in texts:
-                    text.went()
+                    parts += [(what, None)] if isinstance(what, str) else [(part, what) for part in what.take()]
+                if parts:
+                    await self._send_parts(parts)
+                for what in waiting:
+                    if isinstance(what, PartialText):
+                        what.went()
                 await asyncio.sleep(INTERVAL)
         finally:
             self._sender = None
 
+    async def _send_parts(self, parts: Sequence[tuple[str, PartialText | None]]) -> None:
+        try:
+            async with self._pool.connection() as connection:
+                sent = await send_partials(
+                    connection,
+                    [payload for payload, _ in parts],
+                    [None if text is None else text.attempt for _, text in parts],
+                )
+        except psycopg.Error as error:
+            log.warning("partials_lost", partials=len(parts), error=str(error))
+            return
+        for (_, text), live in zip(parts, sent, strict=True):
+            if text is not None and not live:
+                text.stop()
+
 
 class PartialText:
-    """A text that grows: what is written to it is sent as parts, each with its offset in characters."""
+    """A run's text that grows: what is written to it is sent as parts, each with its offset in characters.
 
-    def __init__(
-        self, sender: PartialSender | None, tenant_id: str, session_id: str, type: str, subject: str, stream: str
-    ) -> None:
+    Attributes
+    ----------
+    attempt
+        The run's id, and the attempt that writes it.
+    """
+
+    def __init__(self, sender: PartialSender | None, claimed: ClaimedRun, type: str, stream: str) -> None:
+        self.attempt = (claimed.id, claimed.attempt)
         self._sender = sender
-        self._place = f"{tenant_id}/{session_id}"
+        self._place = f"{claimed.tenant_id}/{claimed.session_id or f'run:{claimed.id}'}"
         self._type = type
-        self._subject = subject
+        self._subject = str(claimed.id)
         self._stream = stream
         self._room = MAX_PAYLOAD_BYTES - len(self._payload(10**9, "").encode())
         if self._room < MIN_TEXT_BYTES:
@@ -124,6 +140,11 @@ class PartialText:
     def drop(self) -> None:
         """Send nothing more of what was written."""
         self._new = []
+
+    def stop(self) -> None:
+        """Send nothing any more: the attempt is over, as it will learn from its next write."""
+        self._sender = None
+        self.drop()
 
     async def sent(self) -> None:
         """Wait until all that was written is sent, or lost."""

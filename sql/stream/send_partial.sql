@@ -1,8 +1,10 @@
 -- A part of an event to come, for those who read the session now: live only, nothing is stored. Who comes later gets
 -- the event itself. It travels in a notification's payload, which must stay below 8,000 bytes: split what is longer.
 -- Equal ones within one transaction are heard once, as of any notification.
+-- A run's own names it and its attempt: once that is over, it is refused (HW001).
 -- select send_partial('acme', 'case-7', 'answer', '{"offset": 0, "text": "Good mor"}');
-create function send_partial(p_tenant text, p_session text, p_type text, p_data jsonb default '{}') returns void
+create function send_partial(p_tenant text, p_session text, p_type text, p_data jsonb default '{}', p_run bigint default null,
+                             p_attempt integer default null) returns void
 language plpgsql
 as $$
 declare
@@ -24,6 +26,11 @@ begin
             using errcode = 'HW006', hint = 'open it first: select * from create_session(...)';
     elsif v_state = 'closed' then
         raise exception 'session % is closed', quote_literal(p_session) using errcode = 'HW007';
+    end if;
+    if p_run is not null
+       and not exists (select from run where id = p_run and attempt = p_attempt and state = 'running') then
+        raise exception 'attempt % of run % is over', coalesce(p_attempt::text, 'null'), p_run
+            using errcode = 'HW001', hint = 'stop: another attempt has the run, or it has ended';
     end if;
     v_payload := format('%s/%s %s', p_tenant, p_session,
                         jsonb_build_object('type', p_type, 'data', coalesce(p_data, 'null')));

@@ -20,7 +20,7 @@ from howdah.sql.stream import partial_sender
 from howdah.sql.stream.partial_sender import MAX_PAYLOAD_BYTES, PartialSender, PartialText
 from tests.jobs.conftest import Work
 from tests.jobs.partials_app import TOKENS
-from tests.sql.engine import enqueue, rows, value
+from tests.sql.engine import claim, enqueue, new_worker, rows, running, value
 from tests.sql.test_notifier import Heard, listening
 
 ROOT = Path(__file__).parents[2]
@@ -183,11 +183,14 @@ async def test_a_text_above_an_events_size_is_refused_as_it_is_written(
     assert await rows(connection, "select data->>'text' from event where type = 'answer'") == ["ü" * 128_000]
 
 
-async def test_long_texts_are_split_between_characters_and_stay_in_order(conninfo: str, pool: Pool) -> None:
+async def test_long_texts_are_split_between_characters_and_stay_in_order(
+    connection: Connection, conninfo: str, pool: Pool
+) -> None:
+    (run,) = await running(connection)
     whole = "".join(chr(0x1F600 + number % 50) + '"\n' for number in range(20_000))
     async with listening(conninfo, CHANNEL) as heard:
         sender = PartialSender(pool)
-        text = PartialText(sender, "acme", "case-7", "answer", "1", "s")
+        text = PartialText(sender, run, "answer", "s")
         text.write(whole)
         await text.sent()
         for number in range(600):
@@ -200,21 +203,49 @@ async def test_long_texts_are_split_between_characters_and_stay_in_order(conninf
     assert [part["data"] for part in found if part["type"] == "count"] == list(range(600))
 
 
-async def test_what_is_written_while_a_round_is_on_its_way_is_sent_too(
-    conninfo: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+async def test_an_attempt_that_is_over_shows_nothing_more_and_silences_nobody_else(
+    connection: Connection, conninfo: str, pool: Pool
 ) -> None:
-    real = partial_sender.notify
-    sender = PartialSender(pool)
-    text = PartialText(sender, "acme", "case-7", "answer", "1", "s")
+    await enqueue(connection, session_id="s")
+    first_worker = await new_worker(connection)
+    (stalled,) = await claim(connection, worker=first_worker)
+    async with listening(conninfo, CHANNEL) as heard:
+        sender = PartialSender(pool)
+        old = PartialText(sender, stalled, "answer", "s")
+        old.write("Good ")
+        await old.sent()
+        await connection.execute("select unregister_worker(%s)", [first_worker])
+        (running_now,) = await claim(connection)
+        new = PartialText(sender, running_now, "answer", "s")
+        for token in "aft", "er", "noon":
+            old.write("mor")
+            new.write(token)
+            sender.send("default", "s", "answer", f'"{token}"')
+            await old.sent()
+            await new.sent()
+        await sender.aclose()
+        await connection.execute(f"notify \"{CHANNEL}\", 'x'".encode())
+        found = await parts(heard)
+    texts = [part["data"] if isinstance(part["data"], str) else part["data"]["text"] for part in found]
+    assert texts == ["Good ", "aft", "aft", "er", "er", "noon", "noon"]
 
-    async def notify(*arguments: Any) -> None:
+
+async def test_what_is_written_while_a_round_is_on_its_way_is_sent_too(
+    connection: Connection, conninfo: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run,) = await running(connection)
+    real = partial_sender.send_partials
+    sender = PartialSender(pool)
+    text = PartialText(sender, run, "answer", "s")
+
+    async def send_partials(*arguments: Any) -> list[bool]:
         if len(written) == 1:
             written.append("second")
             text.write("second")
-        await real(*arguments)
+        return await real(*arguments)
 
     written = ["first "]
-    monkeypatch.setattr(partial_sender, "notify", notify)
+    monkeypatch.setattr(partial_sender, "send_partials", send_partials)
     async with listening(conninfo, CHANNEL) as heard:
         text.write("first ")
         async with asyncio.timeout(10):
@@ -226,11 +257,12 @@ async def test_what_is_written_while_a_round_is_on_its_way_is_sent_too(
 
 
 async def test_the_first_part_goes_at_once_and_what_comes_in_the_interval_goes_together(
-    conninfo: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
+    connection: Connection, conninfo: str, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (run,) = await running(connection)
     monkeypatch.setattr(partial_sender, "INTERVAL", 0.5)
     sender = PartialSender(pool)
-    text = PartialText(sender, "acme", "case-7", "answer", "1", "s")
+    text = PartialText(sender, run, "answer", "s")
     async with listening(conninfo, CHANNEL) as heard:
         text.write("0")
         first = json.loads((await heard.get())[1].partition(" ")[2])["data"]

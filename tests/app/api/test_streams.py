@@ -6,16 +6,20 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 
 import httpx
 import psycopg
 import pytest
 from httpx_sse import EventSource, ServerSentEvent
+from psycopg.sql import SQL, Identifier
 
+from howdah.app.api import streams as streams_module
 from howdah.app.realtime import rounds
 from tests.app.api.test_events import ACCEPT, append, numbers, stream, take
 from tests.app.api.test_sessions import problem
 from tests.app.api_servers import PATIENCE, api_process, api_thread, client_for
+from tests.conftest import Databases
 
 AS_EVENT_SOURCE = {**ACCEPT, "Cache-Control": "no-cache"}
 
@@ -180,6 +184,53 @@ def test_beyond_a_limit_an_event_source_is_sent_away_to_come_back_and_others_get
                     return
             time.sleep(0.05)
     raise AssertionError("the place of a client that left was never free")
+
+
+@contextmanager
+def database_away(db: psycopg.Connection, databases: Databases) -> Iterator[None]:
+    """Nobody else gets in meanwhile, and who is in is cut off."""
+    name = Identifier(db.info.dbname)
+    with psycopg.connect(databases.url("postgres"), autocommit=True) as elsewhere:
+        elsewhere.execute(SQL("alter database {} allow_connections false").format(name))
+        try:
+            db.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where datname = current_database() and pid <> pg_backend_pid()"
+            )
+            yield
+        finally:
+            elsewhere.execute(SQL("alter database {} allow_connections true").format(name))
+
+
+def test_while_the_database_is_away_new_streams_are_sent_away_and_open_ones_kept_alive(
+    database_url: str, acme_key: str, db: psycopg.Connection, databases: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams_module, "BEGIN_SECONDS", 0.2)
+    monkeypatch.setattr(rounds, "TURN_SECONDS", 0.01)
+    path = "/v1/sessions/case-7/events"
+    with (
+        api_thread(database_url, streams_per_process=2) as url,
+        client_for(url, acme_key) as client,
+        client.stream("GET", path, headers=ACCEPT) as opened,
+    ):
+        lines = opened.iter_lines()
+        assert next(lines).startswith("id: ")
+        with database_away(db, databases):
+            for _ in range(3):  # Whoever is sent away leaves its place.
+                with client.stream("GET", path, headers=AS_EVENT_SOURCE) as response:
+                    assert response.status_code == 200
+                    [only] = EventSource(response).iter_sse()
+                assert only.retry is not None
+                assert 5_000 <= only.retry <= 15_000
+                refused = client.get(path, headers=ACCEPT)
+                problem(refused, 503)
+                assert 5 <= int(refused.headers["retry-after"]) <= 15
+            began = time.monotonic()
+            # A look at the log waits for a connection all the while, half a minute each.
+            assert len(list(islice((line for line in lines if line.startswith(":")), 20))) == 20
+            assert time.monotonic() - began < 10
+            write(db, "case-7", "a")
+        assert any('"sequence"' in line for line in lines)
 
 
 def test_a_stream_that_is_refused_for_another_reason_takes_no_place(database_url: str, acme_key: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from howdah.app.realtime import hub as hub_module
 from howdah.app.realtime import rounds as rounds_module
 from howdah.app.realtime.hub import Hub
 from howdah.app.realtime.reader import MAX_BUFFERED_BYTES, MAX_BUFFERED_EVENTS, Reader, Seat
-from howdah.sql.pool import Pool
+from howdah.sql.pool import Connection, Pool
 from howdah.sql.stream.calls import NewEvent, SessionNews, append_events, close_session, create_session
 
 SESSION = "case-7"
@@ -342,6 +343,39 @@ async def test_a_client_that_takes_nothing_is_let_go_and_told(
                 pass
         assert (stuck.end, quick.end) == ("slow", None)
         assert await take(hub, quick, 1) == [1]
+
+
+def readers_in_memory() -> int:
+    gc.collect()
+    return sum(isinstance(each, Reader) for each in gc.get_objects())
+
+
+async def test_a_first_look_that_is_given_up_leaves_nothing(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    back = asyncio.Event()
+    asked: list[list[str]] = []
+
+    async def fail_first(connection: Connection, places: Sequence[tuple[str, str, int]], *rest: Any) -> Any:
+        asked.append([session for _, session, _ in places])
+        if len(asked) == 1:
+            await back.wait()
+            raise psycopg.OperationalError("the database is away")
+        return await read_sessions(connection, places, *rest)
+
+    read_sessions = hub_module.read_sessions
+    monkeypatch.setattr(hub_module, "read_sessions", fail_first)
+    before = readers_in_memory()
+    for number in range(3):  # The first one is being looked for, the others wait for that.
+        looking = asyncio.create_task(hub.first_look(Reader("default", [f"s{number}"], [0], None)))
+        await asyncio.wait([looking], timeout=0.1)
+        looking.cancel()
+        await asyncio.wait([looking])
+        assert looking.cancelled()
+    del looking
+    assert readers_in_memory() - before == 1
+    back.set()
+    async with asyncio.timeout(PATIENCE):
+        await hub.first_look(Reader("default", [SESSION], [0], None))
+    assert asked == [["s0"], [SESSION]]
 
 
 async def test_readers_stop_when_the_process_does(hub: Hub, pool: Pool) -> None:

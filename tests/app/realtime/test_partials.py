@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from httpx_sse import connect_sse
 
-from howdah.sql.errors import BadValue, SessionClosed, TooLarge, UnknownSession, from_psycopg
+from howdah.sql.errors import BadValue, SessionClosed, StaleAttempt, TooLarge, UnknownSession, from_psycopg
 from tests.app.api_servers import PATIENCE, api_process, client_for
 from tests.jobs.partials_app import TOKENS
 
@@ -163,3 +163,20 @@ def test_send_partial_says_what_is_wrong(
 def test_a_runs_own_session_takes_partials_before_its_first_event(db: psycopg.Connection) -> None:
     (run_id,) = db.execute("select run_id from enqueue_run('default', 't')").fetchone()  # type: ignore[misc]
     db.execute("select send_partial('default', %s, 't')", [f"run:{run_id}"])
+
+
+def test_an_attempt_sends_partials_until_it_is_over(db: psycopg.Connection) -> None:
+    (run_id,) = db.execute("select run_id from enqueue_run('default', 't')").fetchone()  # type: ignore[misc]
+    (worker,) = db.execute("select worker_id from register_worker('w', '{default}')").fetchone()  # type: ignore[misc]
+    db.execute("select claim_runs(%s, '{default}', 1)", [worker])
+    send = "select send_partial('default', %s, 't', p_run => %s, p_attempt => %s)"
+    session = f"run:{run_id}"
+    db.execute(send, [session, run_id, 1])
+    for attempt in 2, None:
+        with pytest.raises(psycopg.Error) as refused:
+            db.execute(send, [session, run_id, attempt])
+        assert isinstance(from_psycopg(refused.value), StaleAttempt)
+    db.execute("select unregister_worker(%s)", [worker])
+    with pytest.raises(psycopg.Error) as refused:
+        db.execute(send, [session, run_id, 1])
+    assert isinstance(from_psycopg(refused.value), StaleAttempt)
