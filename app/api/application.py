@@ -25,7 +25,7 @@ from howdah.app.api.queues import QueueController
 from howdah.app.api.runs import RunController
 from howdah.app.api.schedules import ScheduleController
 from howdah.app.api.sessions import SessionController
-from howdah.app.api.short_way import open_short_way
+from howdah.app.api.short_ways import open_short_ways
 from howdah.app.api.stream_tokens import StreamTokenController
 from howdah.app.api.streams import StreamController
 from howdah.app.api.tasks import TaskController
@@ -90,5 +90,5 @@ def create_app(settings: Settings, database_url: str) -> Litestar:
         logging_config=None,
     )
     complete_document(app)
-    open_short_way(app)
+    open_short_ways(app)
     return app

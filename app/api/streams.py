@@ -27,15 +27,17 @@ from howdah.app.realtime.response import HEADERS, EventStream, SentAway
 
 VARY = {"Vary": "Accept"}
 MAX_TYPES = 20
+MAX_LAST_ID = 800  # characters: those of a stream over many sessions that are old
 # How long a stream may take to begin: Postgres restarts within seconds, proxies commonly give up after 30.
 BEGIN_SECONDS = 10.0
 
 LastId = Annotated[
-    str | None, HeaderParameter(name="Last-Event-ID", max_length=800, description="The `id` of the last event seen.")
+    str | None,
+    HeaderParameter(name="Last-Event-ID", max_length=MAX_LAST_ID, description="The `id` of the last event seen."),
 ]
 LastIdInQuery = Annotated[
     str | None,
-    QueryParameter(name="last_event_id", max_length=800, description="As `Last-Event-ID`, which goes first."),
+    QueryParameter(name="last_event_id", max_length=MAX_LAST_ID, description="As `Last-Event-ID`, which goes first."),
 ]
 Types = Annotated[
     list[str] | None,

@@ -264,8 +264,8 @@ FIGURES = (
     ),
     _figure(
         "signal_100k",
-        "100,000 waiting runs signalled: until all have ended; a claim of another queue meanwhile, before, and beside as"
-        " many runs that wait for nothing",
+        "100,000 waiting runs signalled: until all have ended; a claim of another queue meanwhile, before, and beside"
+        " as many runs that wait for nothing",
         _signal,
         (
             Measure("signal_100k", "s", higher_is_better=False),

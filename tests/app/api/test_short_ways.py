@@ -1,4 +1,4 @@
-"""The short way to a new run: taken by ordinary requests only, and nobody can tell by the answer.
+"""The short ways to a new run and a stream: for ordinary requests only, and nobody can tell by the answer.
 
 With a slash at its end the path is Litestar's alone, so the same request there shows what the documented handler says.
 """
@@ -193,3 +193,106 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_creates_nothing(
     await writer.wait_closed()
     assert (await api.post(SHORT, json=BODY)).status_code == 201
     assert stored() == 1
+
+
+EVENTS = "/v1/sessions/case-7/events"
+STREAM = {"Accept": "text/event-stream"}
+
+
+@pytest.fixture
+def session(db: psycopg.Connection, keys: Keys) -> str:
+    """A session with three events."""
+    db.execute("select create_session('acme', 'case-7')")
+    for kind in ("a", "b", "c"):
+        db.execute("select append_event('acme', 'case-7', %s)", [kind])
+    return "case-7"
+
+
+async def streamed(
+    client: httpx.AsyncClient, path: str, headers: dict[str, str], params: dict[str, str]
+) -> tuple[int, dict[str, str], str]:
+    """Status, headers and what comes up to the third event, or all that comes; but for times."""
+    async with client.stream("GET", path, headers={**STREAM, **headers}, params=params) as response:
+        text = ""
+        async for some in response.aiter_text():
+            text += some
+            if text.count('"type":"') == 3:
+                break
+    told_headers = {name: value for name, value in response.headers.items() if name not in ("date", "retry-after")}
+    lines = [line for line in text.split("\n") if not line.startswith("retry:")]
+    return response.status_code, told_headers, "\n".join(lines)
+
+
+async def test_both_ways_stream_alike(
+    api: httpx.AsyncClient, keys: Keys, db: psycopg.Connection, session: str, routed: Routed
+) -> None:
+    token = (await api.post("/v1/stream-tokens", json={"session": session})).json()["token"]
+    db.execute("select create_session('acme', 'case-8')")
+    other = (await api.post("/v1/stream-tokens", json={"session": "case-8"})).json()["token"]
+    async with api.stream("GET", EVENTS, headers=STREAM) as response:
+        async for line in response.aiter_lines():
+            if line.startswith("id: "):
+                first = line.removeprefix("id: ")
+                break
+    cases: list[tuple[int, str, dict[str, str], dict[str, str]]] = [
+        (200, EVENTS, {}, {}),
+        (200, EVENTS, {"Accept": "text/event-stream, */*"}, {}),
+        (200, EVENTS, {"Last-Event-ID": first}, {}),
+        (200, EVENTS, {}, {"last_event_id": first}),
+        (200, EVENTS, {"Last-Event-ID": "garbage"}, {"last_event_id": first}),
+        (200, EVENTS, {"Authorization": ""}, {"token": token}),
+        (403, EVENTS, {"Authorization": ""}, {"token": other}),
+        (401, EVENTS, {"Authorization": ""}, {"token": token[:-1]}),
+        (401, EVENTS, {"Authorization": ""}, {}),
+        (404, "/v1/sessions/case-9/events", {}, {}),
+        (404, EVENTS, {"Authorization": f"Bearer {keys.other}"}, {}),
+    ]
+    for status, path, headers, params in cases:
+        before = routed()
+        short = await streamed(api, path, headers, params)
+        assert routed() == before, (path, headers, params)
+        long = await streamed(api, f"{path}/", headers, params)
+        assert routed() == before + 1
+        assert short[0] == status
+        assert short == long
+
+
+async def test_both_ways_say_that_a_session_is_over(
+    api: httpx.AsyncClient, db: psycopg.Connection, session: str
+) -> None:
+    db.execute("select close_session('acme', 'case-7')")
+    async with api.stream("GET", EVENTS, headers=STREAM) as response:
+        whole = "".join([some async for some in response.aiter_text()])
+    assert "event: howdah.end" in whole
+    last = whole.rpartition("id: ")[2].split("\n")[0]
+    short, long = [await api.get(path, headers={**STREAM, "Last-Event-ID": last}) for path in (EVENTS, f"{EVENTS}/")]
+    assert (short.status_code, short.content) == (204, b"")
+    assert dict(short.headers) | {"date": ""} == dict(long.headers) | {"date": ""}
+
+
+async def test_a_stream_of_some_events_only_is_litestars_affair(
+    api: httpx.AsyncClient, session: str, routed: Routed
+) -> None:
+    cases: list[tuple[int, dict[str, str], dict[str, str]]] = [
+        (200, {}, {"type": "b"}),
+        (200, {}, {"after": "1"}),
+        (404, {}, {"consumer": "mailer"}),
+        (400, {}, {"last_event_id": "x" * 801}),
+        (400, {"Last-Event-ID": "x" * 801}, {}),
+        (200, {"Accept": "application/json"}, {}),
+    ]
+    for status, headers, params in cases:
+        before = routed()
+        async with api.stream("GET", EVENTS, headers={**STREAM, **headers}, params=params) as response:
+            assert response.status_code == status, params
+        assert routed() == before + 1
+
+
+async def test_a_stream_that_came_the_short_way_is_counted_as_one(
+    api: httpx.AsyncClient, session: str, routed: Routed
+) -> None:
+    for path in (EVENTS, f"{EVENTS}/"):
+        await streamed(api, path, {}, {})
+    figures = (await api.get("/metrics")).text
+    route = 'howdah_http_request_seconds_count{method="GET",route="/v1/sessions/{session_id}/events",status="200"}'
+    assert f"{route} 2.0" in figures
