@@ -9,6 +9,7 @@ from typing import Literal
 
 import msgspec
 
+from howdah.sql.array_literal import integers, texts, timestamps
 from howdah.sql.errors import UnknownConsumer
 from howdah.sql.pool import Connection
 
@@ -109,16 +110,16 @@ async def append_events(
         "select seq, status from append_events(%s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s, %s,"
         " %s::text[], %s::text[], %s::text[])",
         [
-            [event.tenant_id for event in events],
-            [event.session_id for event in events],
-            [event.type for event in events],
-            [event.data for event in events],
-            [event.key for event in events],
+            texts([event.tenant_id for event in events]),
+            texts([event.session_id for event in events]),
+            texts([event.type for event in events]),
+            texts([event.data for event in events]),
+            texts([event.key for event in events]),
             wait,
             notify,
-            [event.source for event in events],
-            [event.subject for event in events],
-            [event.traceparent for event in events],
+            texts([event.source for event in events]),
+            texts([event.subject for event in events]),
+            texts([event.traceparent for event in events]),
         ],
     )
     return [Appended(*row) for row in await cursor.fetchall()]
@@ -151,11 +152,9 @@ async def read_sessions(
         "select ord, last_seq, first_seq, state, seq, type, data, run_id, created_at, source, subject, traceparent"
         " from read_sessions(%s::text[], %s::text[], %s::bigint[], %s, %s::timestamptz[])",
         [
-            [r[0] for r in readers],
-            [r[1] for r in readers],
-            [r[2] for r in readers],
+            *_places(readers),
             limit,
-            None if since is None else list(since),
+            None if since is None else timestamps(since),
         ],
     )
     news: list[SessionNews | None] = [None] * len(readers)
@@ -172,9 +171,13 @@ async def find_news(connection: Connection, readers: Sequence[tuple[str, str, in
     """Which of the readers, each (tenant, session, number seen last), have something to read, by their place here."""
     cursor = await connection.execute(
         "select ord from find_news(%s::text[], %s::text[], %s::bigint[])",
-        [[r[0] for r in readers], [r[1] for r in readers], [r[2] for r in readers]],
+        _places(readers),
     )
     return [row[0] - 1 for row in await cursor.fetchall()]
+
+
+def _places(readers: Sequence[tuple[str, str, int]]) -> list[str | None]:
+    return [texts([r[0] for r in readers]), texts([r[1] for r in readers]), integers([r[2] for r in readers])]
 
 
 async def set_event_window(connection: Connection, tenant_id: str, session_id: str, window: int | None) -> None:
@@ -266,5 +269,5 @@ async def set_tenant_event_days(connection: Connection, tenant_id: str, days: in
 
 async def read_emitted(connection: Connection, runs: Sequence[int]) -> list[tuple[int, str]]:
     """(run, key) of each event that these runs have written."""
-    cursor = await connection.execute("select run_id, key from read_emitted(%s::bigint[])", [list(runs)])
+    cursor = await connection.execute("select run_id, key from read_emitted(%s::bigint[])", [integers(runs)])
     return [(row[0], row[1]) for row in await cursor.fetchall()]

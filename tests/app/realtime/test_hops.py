@@ -21,4 +21,4 @@ async def test_clients_that_hop_between_falling_processes_read_exactly_what_is_i
         assert done.broken == []
         assert set(done.strikes) == set(STRIKES) - (set() if server.ours else {"crash"})
     assert done.streams > 50
-    assert done.read > 5_000
+    assert done.read > 1_000
