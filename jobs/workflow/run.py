@@ -316,7 +316,7 @@ class Run:
             raise ValueError(f"run {self.id} has no session whose events it could read: enqueue it with one")
         cursor = after
         while True:
-            await self._rest.begin()
+            await self._rest.begin(repeated=True)
             try:
                 page = await session_events.read(self._engine.pool, self.tenant_id, self.session_id, cursor)
             finally:
