@@ -122,8 +122,8 @@ class Run:
         thread.
 
         A failure that the code catches, and goes on from to another step, is kept as well: a later attempt raises it
-        again, and takes the same way. One that ends the attempt is tried again by the next. Of asyncio.gather with
-        `return_exceptions` nobody can tell what was caught: use `map`, or catch in the branch.
+        again, and takes the same way; so is one of a task that the code has started and seen end, as
+        ``asyncio.gather(…, return_exceptions=True)`` does. One that ends the attempt is tried again by the next.
 
         Parameters
         ----------
@@ -471,6 +471,7 @@ class Run:
         step, after = self._history.number(name), place()
         known = await self._steps.recall(step, after)
         if known is None:
+            self._steps.raise_kept(step)
             await self._rest.begin()
             try:
                 started_at = self._engine.clock.now()
@@ -482,7 +483,7 @@ class Run:
                     with Inside(step):
                         known, status = await once(self._engine.pool, self.id, self.attempt, step, item, write)
                 except Exception as error:
-                    self._steps.failed(step, error)
+                    self._steps.give_up(step, error)
                     raise
                 self._steps.written(status, step)
             finally:
