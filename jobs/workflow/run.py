@@ -226,14 +226,15 @@ class Run:
     async def sleep(self, name: str, duration: timedelta) -> None:
         """Go on `duration` after the first attempt came here. Longer than a second, no worker is held meanwhile."""
         step, after = self._history.number(name), place()
-        known = await self._steps.recall(step, after)
-        if known is None:
-            until = self._engine.clock.now() + duration
-            await self._steps.keep(step, after, encode(until, "the time"))
-        else:
-            until = self._history.decode(step, known, datetime)
-        await self._steps.pause(step, until)
+        await self._steps.pause(step, await self._moment(step, after, duration))
         passed(step)
+
+    async def now(self) -> datetime:
+        """The time, in UTC, as a step named ``now``: a later attempt that comes here is told the same."""
+        step, after = self._history.number("now"), place()
+        moment = await self._moment(step, after, timedelta(0))
+        passed(step)
+        return moment
 
     @overload
     async def wait_for(
@@ -490,6 +491,15 @@ class Run:
                 self._rest.done()
         passed(step)
         return output_decoder(function).decode(known)
+
+    async def _moment(self, step: str, after: str | None, ahead: timedelta) -> datetime:
+        """The time when the first attempt came to this step, and `ahead` from there; kept as its output."""
+        known = await self._steps.recall(step, after)
+        if known is not None:
+            return self._history.decode(step, known, datetime)
+        moment = self._engine.clock.now() + ahead
+        await self._steps.keep(step, after, encode(moment, "the time"))
+        return moment
 
     async def _until(self, step: str, timeout: timedelta) -> datetime:
         """When a wait's time is over: counted from the first attempt that came to it, which has kept it."""
