@@ -74,6 +74,8 @@ class _WholeHistory(Mapping[str, Finished]):
 
 class _Holder:
     stop: Stop | None = None
+    asked = False
+    caught_up = False
 
     def end(self, why: Stop) -> None:
         raise AssertionError(f"a replay is not asked to stop: {why.value}")

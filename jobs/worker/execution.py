@@ -42,7 +42,7 @@ log = structlog.get_logger(__name__)
 # A traceback's end tells what happened; a deep recursion's beginning does not.
 MAX_TRACEBACK = 16_000
 MAX_MESSAGE = 4_000
-# Seconds for a run that was woken past its deadline to come to where it waits.
+# Seconds for a run's code to come to where it was, before it is told that it shall stop.
 CATCH_UP = 1.0
 # The greatest integer of the column; its own least one is no priority.
 MAX_PRIORITY = 2**31 - 1
@@ -51,28 +51,44 @@ _QUEUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 
 class Execution:
-    """A claimed run in this worker's hands. `stop` may be set before its task is cancelled, to say why."""
+    """A claimed run in this worker's hands. `stop` may be set before its task is cancelled, to say why.
 
-    __slots__ = ("_app", "_engine", "_past", "_run", "claimed", "stop", "task")
+    `asked` and `caught_up` are as `Holder` in `howdah.jobs.workflow.rest` tells.
+    """
+
+    __slots__ = ("_app", "_bound", "_engine", "_past", "_run", "asked", "caught_up", "claimed", "stop", "task")
 
     def __init__(self, app: App, claimed: ClaimedRun, past: Past, engine: Engine) -> None:
         self.claimed = claimed
         self.stop: Stop | None = None
+        self.asked = False
+        # A first attempt has nowhere to come to, and what is no workflow has no such place.
+        self.caught_up = claimed.attempt == 1 or claimed.task not in app.workflows
         self.task: asyncio.Task[None] | None = None
         self._app = app
         self._past = past
         self._engine = engine
         self._run: Run | None = None
+        self._bound: asyncio.TimerHandle | None = None
 
     def end(self, why: Stop) -> None:
-        """Ask it to stop. Past its deadline it has failed, whoever asks."""
-        if self.stop is None:
+        """Ask it to stop: where its code is; one that repeats what earlier attempts did comes to where they were first.
+
+        Past its deadline it has failed, whoever asks.
+        """
+        if not self.caught_up and why.may_tidy_up:
+            self.asked = True
+            if self._run is not None and self._bound is None:
+                self._bound = asyncio.get_running_loop().call_later(CATCH_UP, self._catch_up)
+        elif self.stop is None:
             self.stop = Stop.EXPIRED if why is Stop.CANCELLED and self._left() <= 0 else why
             if self.task is not None:
                 self.task.cancel()
 
     def close(self) -> None:
         """Its code has ended: nothing more comes of it."""
+        if self._bound is not None:
+            self._bound.cancel()
         if self._run is not None:
             self._run.close()
             # The run knows who holds it: a circle, which only the collector would free, at a fifth of a worker's time.
@@ -92,6 +108,8 @@ class Execution:
                 arguments = workflow.signature.decode(claimed.args)
                 retry = override or workflow.retry_strategy
                 self._run = Run(claimed, self._past, self._engine, self, f"{self._app.cell},public")
+                if self.asked or (not self.caught_up and (self._past.asked or self._left() <= 0)):
+                    self.end(Stop.CANCELLED)
                 running = workflow.function(self._run, **arguments)
                 output = await (running if claimed.deadline is None else self._in_time(running))
                 self._run.end()
@@ -123,15 +141,15 @@ class Execution:
         return self._final("succeeded", body)
 
     async def _in_time(self, running: Awaitable[T]) -> T:
-        left = self._left()
-        if left <= 0 and self._run is not None:
-            # Woken because of that: its code first comes to where it waits, which tells it, and tidies up from there.
-            left = CATCH_UP
-        timer = asyncio.get_running_loop().call_later(left, self.end, Stop.EXPIRED)
+        timer = asyncio.get_running_loop().call_later(self._left(), self.end, Stop.EXPIRED)
         try:
             return await running
         finally:
             timer.cancel()
+
+    def _catch_up(self) -> None:
+        self.caught_up = True
+        self.end(Stop.CANCELLED)
 
     def _left(self) -> float:
         """Seconds until the deadline."""

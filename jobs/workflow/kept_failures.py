@@ -5,10 +5,12 @@ What ends an attempt is not kept: the next one tries it again.
 
 from __future__ import annotations
 
+import asyncio
 import sys
+import weakref
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -28,19 +30,57 @@ class KeptFailure(msgspec.Struct):
     fields: dict[str, Any]
 
 
+class _Branch:
+    """A task of a run's code, and the one that started it: the latest above it that had asked for something durable."""
+
+    __slots__ = ("_task", "starter")
+
+    def __init__(self, task: asyncio.Task[Any], starter: _Branch | None) -> None:
+        # Weak: the task keeps its context, and so this, and that circle only the collector would free.
+        self._task = weakref.ref(task)
+        self.starter = starter
+
+    def is_of(self, task: asyncio.Task[Any]) -> bool:
+        return self._task() is task
+
+    def is_seen(self) -> bool:
+        """Whether the task has ended, and somebody has looked at what it raised: gather does, and who awaits it."""
+        task = self._task()
+        # asyncio's own mark of an exception that nobody has looked at: it logs those.
+        return task is None or (task.done() and not getattr(task, "_log_traceback", False))
+
+
+class _Failed(NamedTuple):
+    step: str
+    error: Exception
+    branch: _Branch
+
+
 # Of this branch of the code, in order.
 _caught: ContextVar[tuple[Exception, ...]] = ContextVar("howdah_caught", default=())
+_branch: ContextVar[_Branch | None] = ContextVar("howdah_branch", default=None)
 
 
 class KeptFailures:
-    """The failures of one attempt's steps, until they are kept."""
+    """The failures of one attempt's steps, until they are kept. To be made in the run's own task."""
 
     def __init__(self) -> None:
-        self._steps: dict[int, tuple[str, Exception]] = {}
+        self._steps: dict[int, _Failed] = {}
+        _branch.set(None)
+        self.branch()
+
+    def branch(self) -> _Branch:
+        """This task of the run's code. Called whenever it asks for something durable, so that its tasks know it."""
+        branch, task = _branch.get(), asyncio.current_task()
+        assert task is not None, "a run's code is run by tasks"
+        if branch is None or not branch.is_of(task):
+            branch = _Branch(task, branch)
+            _branch.set(branch)
+        return branch
 
     def failed(self, step: str, error: Exception) -> None:
         """A step has failed for good, and its error goes up through this branch."""
-        self._steps[id(error)] = (step, error)
+        self._steps[id(error)] = _Failed(step, error, self.branch())
         self.passed_on(error)
 
     def passed_on(self, error: BaseException) -> None:
@@ -51,12 +91,22 @@ class KeptFailures:
 
     def take(self) -> list[tuple[str, str]]:
         """Those that the code here went on from, not taken before: step and JSON."""
+        here = self.branch()
         if not self._steps:
             return []
-        # Those of tasks that it has started itself are known by what it is just handling.
-        causes = [*_caught.get(), *_chain(sys.exception())]
-        taken = [self._steps.pop(id(cause)) for cause in dict.fromkeys(causes) if id(cause) in self._steps]
-        return [(step, _body(step, error)) for step, error in taken]
+        # Those of tasks that it has started are known by what it is just handling, or as it has let them end.
+        causes = [id(cause) for cause in (*_caught.get(), *_chain(sys.exception()))]
+        ended = [known_by for known_by, failed in self._steps.items() if _is_over(failed.branch, here)]
+        taken = [self._steps.pop(known_by) for known_by in dict.fromkeys(causes + ended) if known_by in self._steps]
+        return [(failed.step, _body(failed.step, failed.error)) for failed in taken]
+
+
+def _is_over(branch: _Branch | None, here: _Branch) -> bool:
+    """Whether all from this branch up to one started here have ended: the code here has had what they raised."""
+    over = False
+    while branch is not None and branch is not here and branch.is_seen():
+        over, branch = True, branch.starter
+    return over and branch is here
 
 
 def rebuild(step: str, body: str) -> Exception:

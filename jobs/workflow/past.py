@@ -8,16 +8,17 @@ from dataclasses import dataclass, field
 from howdah.jobs.workflow.history import Finished
 from howdah.sql.pool import Connection
 from howdah.sql.stream.calls import read_emitted
-from howdah.sql.workflow.calls import Signal, read_checkpoints, read_signals
+from howdah.sql.workflow.calls import Signal, read_asked, read_checkpoints, read_signals
 
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """Finished steps by name, what was sent to the run, and the keys of the events that it has written."""
+    """Finished steps by name, what was sent to the run, the keys of its events, whether it was asked to stop."""
 
     steps: Mapping[str, Finished] = field(default_factory=dict)
     signals: Sequence[Signal] = ()
     emitted: Set[str] = frozenset()
+    asked: bool = False
 
 
 async def read_pasts(connection: Connection, runs: Sequence[int]) -> dict[int, Past]:
@@ -33,4 +34,5 @@ async def read_pasts(connection: Connection, runs: Sequence[int]) -> dict[int, P
         signals[signal.run_id].append(signal)
     for run_id, key in await read_emitted(connection, runs):
         emitted[run_id].add(key)
-    return {run_id: Past(steps[run_id], signals[run_id], emitted[run_id]) for run_id in runs}
+    asked = await read_asked(connection, runs)
+    return {run_id: Past(steps[run_id], signals[run_id], emitted[run_id], run_id in asked) for run_id in runs}

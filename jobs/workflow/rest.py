@@ -23,9 +23,19 @@ TIDY_EVERY = 0.5
 
 
 class Holder(Protocol):
-    """Who runs the run."""
+    """Who runs the run.
+
+    Attributes
+    ----------
+    asked
+        Whether it is to stop when its code has come to where it was: then `end` stops it.
+    caught_up
+        Whether its code has come there: to something durable that no attempt had done before.
+    """
 
     stop: Stop | None
+    asked: bool
+    caught_up: bool
 
     def end(self, why: Stop) -> None:
         """Cancel the run's task and say why."""
@@ -60,10 +70,21 @@ class Rest:
         self._timer: asyncio.TimerHandle | None = None
         self._decision: asyncio.Task[None] | None = None
 
-    async def begin(self) -> None:
-        """Before durable work: until its `done`, the run does not rest. Not called, if this raises."""
+    async def begin(self, *, repeated: bool = False) -> None:
+        """Before durable work: until its `done`, the run does not rest. Not called, if this raises.
+
+        Parameters
+        ----------
+        repeated
+            Whether each attempt does it again; it is not where a run stops that was asked to.
+        """
         if self._decision is not None or self._holder.stop is not None:
             await self._may_go_on()
+        if not repeated:
+            if self._holder.asked and self._holder.stop is None:
+                # Nothing new: here it stops, when its other branches have come to such a place as well.
+                await self._until_woken({"sleep": "stop"})
+            self._holder.caught_up = True
         self._under_way += 1
 
     def done(self) -> None:
@@ -97,6 +118,9 @@ class Rest:
             await asyncio.sleep(max(0.0, min(TIDY_EVERY, left)))
             await self._refresh()
             return
+        await self._until_woken(what, until)
+
+    async def _until_woken(self, what: dict[str, Any], until: datetime | None = None) -> None:
         came: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waits[came] = (what, until)
         self._look()
@@ -134,7 +158,11 @@ class Rest:
     def _after_grace(self) -> None:
         self._timer = None
         if self._waits and not self._under_way and self._holder.stop is None:
-            self._decision = asyncio.create_task(self._decide())
+            self._holder.caught_up = True
+            if self._holder.asked:
+                self._holder.end(Stop.CANCELLED)
+            else:
+                self._decision = asyncio.create_task(self._decide())
 
     async def _decide(self) -> None:
         waits = list(self._waits.values())

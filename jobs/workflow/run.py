@@ -122,8 +122,8 @@ class Run:
         thread.
 
         A failure that the code catches, and goes on from to another step, is kept as well: a later attempt raises it
-        again, and takes the same way. One that ends the attempt is tried again by the next. Of asyncio.gather with
-        `return_exceptions` nobody can tell what was caught: use `map`, or catch in the branch.
+        again, and takes the same way; so is one of a task that the code has started and seen end, as
+        ``asyncio.gather(…, return_exceptions=True)`` does. One that ends the attempt is tried again by the next.
 
         Parameters
         ----------
@@ -226,14 +226,15 @@ class Run:
     async def sleep(self, name: str, duration: timedelta) -> None:
         """Go on `duration` after the first attempt came here. Longer than a second, no worker is held meanwhile."""
         step, after = self._history.number(name), place()
-        known = await self._steps.recall(step, after)
-        if known is None:
-            until = self._engine.clock.now() + duration
-            await self._steps.keep(step, after, encode(until, "the time"))
-        else:
-            until = self._history.decode(step, known, datetime)
-        await self._steps.pause(step, until)
+        await self._steps.pause(step, await self._moment(step, after, duration))
         passed(step)
+
+    async def now(self) -> datetime:
+        """The time, in UTC, as a step named ``now``: a later attempt that comes here is told the same."""
+        step, after = self._history.number("now"), place()
+        moment = await self._moment(step, after, timedelta(0))
+        passed(step)
+        return moment
 
     @overload
     async def wait_for(
@@ -316,7 +317,7 @@ class Run:
             raise ValueError(f"run {self.id} has no session whose events it could read: enqueue it with one")
         cursor = after
         while True:
-            await self._rest.begin()
+            await self._rest.begin(repeated=True)
             try:
                 page = await session_events.read(self._engine.pool, self.tenant_id, self.session_id, cursor)
             finally:
@@ -471,6 +472,7 @@ class Run:
         step, after = self._history.number(name), place()
         known = await self._steps.recall(step, after)
         if known is None:
+            self._steps.raise_kept(step)
             await self._rest.begin()
             try:
                 started_at = self._engine.clock.now()
@@ -482,13 +484,22 @@ class Run:
                     with Inside(step):
                         known, status = await once(self._engine.pool, self.id, self.attempt, step, item, write)
                 except Exception as error:
-                    self._steps.failed(step, error)
+                    self._steps.give_up(step, error)
                     raise
                 self._steps.written(status, step)
             finally:
                 self._rest.done()
         passed(step)
         return output_decoder(function).decode(known)
+
+    async def _moment(self, step: str, after: str | None, ahead: timedelta) -> datetime:
+        """The time when the first attempt came to this step, and `ahead` from there; kept as its output."""
+        known = await self._steps.recall(step, after)
+        if known is not None:
+            return self._history.decode(step, known, datetime)
+        moment = self._engine.clock.now() + ahead
+        await self._steps.keep(step, after, encode(moment, "the time"))
+        return moment
 
     async def _until(self, step: str, timeout: timedelta) -> datetime:
         """When a wait's time is over: counted from the first attempt that came to it, which has kept it."""

@@ -57,9 +57,7 @@ class Steps:
         known = await self.recall(step, after)
         if known is not None:
             return decoder.decode(known)
-        failed = self._history.peek(f"{step}#caught")
-        if failed is not None:
-            raise rebuild(step, failed)
+        self.raise_kept(step)
         strategy = get_retry_strategy(retry)
         failures = 0
         while strategy is not None and (failed := self._history.peek(f"{step}#failed-{failures + 1}")) is not None:
@@ -77,8 +75,7 @@ class Steps:
                     if strategy is not None:
                         again = retry_at(strategy, error, self._claimed, step, failures, self._engine.clock)
                     if again is None:
-                        self.failed(step, error)
-                        self._failures.failed(step, error)
+                        self.give_up(step, error)
                         raise
                     failures += 1
                     if again - self._engine.clock.now() >= REST_FROM:
@@ -135,6 +132,12 @@ class Steps:
                 await self.keep(f"{failed}#caught", None, body)
         return known
 
+    def raise_kept(self, step: str) -> None:
+        """Raise again what an earlier attempt's code went on from, where this step had failed."""
+        failed = self._history.peek(f"{step}#caught")
+        if failed is not None:
+            raise rebuild(step, failed)
+
     async def pause(self, step: str, until: datetime) -> None:
         """Wait until then: at rest, unless it is soon."""
         while (left := until - self._engine.clock.now()) > timedelta(0):
@@ -177,6 +180,11 @@ class Steps:
         """The step's function has raised this, and is not tried again."""
         if self._engine.witness is not None:
             self._engine.witness.failed(self._claimed.id, step, error)
+
+    def give_up(self, step: str, error: Exception) -> None:
+        """As `failed`; where the code goes on from it, later attempts see the same error."""
+        self.failed(step, error)
+        self._failures.failed(step, error)
 
     def refuse_unless_ok(self, status: ItemStatus, what: str) -> None:
         """Raise StaleAttempt or StepRepeated where the engine has said so."""

@@ -451,8 +451,9 @@ begin
 end
 $$;
 
--- Cancels runs: at once where they are not running, else by asking their worker. A waiting workflow is woken, so that its
--- code may tidy up; cancelled again before that, it ends at once. An ordered session goes on without them.
+-- Cancels runs: at once where their code has not begun, else by asking their worker. A workflow that no worker has just now is
+-- claimed once more, so that its code may tidy up; cancelled again before that, it ends at once. An ordered session goes on
+-- without them.
 -- p_tenant null: any tenant's (operators). status: cancelled | requested | finished | unknown.
 create function cancel_runs(p_tenant text, p_runs bigint[], p_reason text default 'cancelled', p_notify boolean default true)
 returns table (run_id bigint, status text)
@@ -462,35 +463,36 @@ as $$
 declare
     v_idle bigint[];
     v_running bigint[];
-    v_waiting bigint[];
+    v_begun bigint[];
 begin
     perform assert_read_committed();
     perform lock_ordered_sessions(
         array(select r.id from run as r where r.id = any (p_runs) and (p_tenant is null or r.tenant_id = p_tenant)), true);
-    select array_agg(l.id) filter (where l.state not in ('running', 'waiting')),
-           array_agg(l.id) filter (where l.state in ('running', 'waiting')),
-           array_agg(l.id) filter (where l.state = 'waiting')
-    into v_idle, v_running, v_waiting
+    select array_agg(l.id) filter (where l.state <> 'running'), array_agg(l.id) filter (where l.state = 'running'),
+           array_agg(l.id) filter (where not l.cancel_requested)
+    into v_idle, v_running, v_begun
     from (
-        select r.id, r.state from run as r
+        select r.id, r.state, r.cancel_requested from run as r
         where r.id = any (p_runs) and (p_tenant is null or r.tenant_id = p_tenant)
         order by r.id for no key update
     ) as l;
-    if v_idle is not null then
+    v_begun := runs_to_tidy_up(v_begun);
+    v_idle := array(select i from unnest(v_idle) as i where i <> all (v_begun));
+    if v_idle <> '{}' then
         perform finish_runs(
             v_idle, array_fill('cancelled'::text, array[cardinality(v_idle)]), null,
             array_fill(jsonb_build_object('type', 'Cancelled', 'message', p_reason), array[cardinality(v_idle)]),
             p_notify);
     end if;
     update run as r set cancel_requested = true where r.id = any (v_running);
-    if v_waiting is not null then
-        perform wake_runs(v_waiting);
+    if v_begun <> '{}' then
+        perform let_tidy_up(v_begun);
     end if;
     if p_notify and v_running is not null then
         perform pg_notify(current_schema() || '.cancels', '');
     end if;
     return query
-    select s.run_id, case when s.run_id = any (v_running) then 'requested' else s.status end
+    select s.run_id, case when s.run_id = any (v_running || v_begun) then 'requested' else s.status end
     from run_statuses(p_tenant, p_runs, v_idle, 'cancelled', 'unknown', 'finished') as s;
 end
 $$;
@@ -1028,18 +1030,28 @@ $$;
 
 -- Ends those of these runs that somebody asked to stop while they ran: they have stopped, and must not start again. Those
 -- past their deadline have failed. The caller holds their locks, and those of their ordered sessions.
-create function end_cancelled_runs(p_runs bigint[]) returns void
+--   p_tidied  whether their code has ended by itself; one that was taken from its worker may still have something to tidy up
+create function end_cancelled_runs(p_runs bigint[], p_tidied boolean) returns void
 language plpgsql
 as $$
 declare
+    v_asked bigint[] := array(select r.id from run as r where r.id = any (p_runs) and r.cancel_requested);
+    v_begun bigint[] := '{}';
     v_late bigint[];
     v_cancelled bigint[];
 begin
+    if v_asked = '{}' then
+        return;
+    end if;
+    if not p_tidied then
+        v_begun := runs_to_tidy_up(v_asked);
+        perform let_tidy_up(v_begun);
+    end if;
     select array_agg(r.id) filter (where r.deadline <= engine_now()),
            array_agg(r.id) filter (where r.deadline is null or r.deadline > engine_now())
     into v_late, v_cancelled
     from run as r
-    where r.id = any (p_runs) and r.cancel_requested;
+    where r.id = any (v_asked) and r.id <> all (v_begun);
     if v_late is not null then
         perform end_late_runs(v_late, false);
     end if;
@@ -1311,10 +1323,10 @@ as $$
     select count(*)::integer from gone
 $$;
 
--- Ends runs whose deadline has passed: at once as failed where no code of theirs is under way, else by asking it to stop. A
--- waiting workflow is woken, so that its code may tidy up; its worker knows the deadline, and ends it as failed. A running
--- one's worker knows it as well, and has most often stopped by then. p_limit at most; returns how many it ended or asked.
--- One that was woken has a minute to begin (its run_at says until when): without a worker it would never end.
+-- Ends runs whose deadline has passed: at once as failed where their code has not begun, else by asking it to stop. A workflow
+-- that no worker has just now is claimed once more, so that its code may tidy up, and has a minute to begin: see let_tidy_up.
+-- Its worker knows the deadline, and ends it as failed. A running one's worker knows it as well, and has most often stopped
+-- by then. p_limit at most; returns how many it ended or asked.
 -- A run for which its ordered session would wait fails when it has become the head: gone before, it would hold up nobody.
 create function expire_runs(p_limit integer default 1000, p_notify boolean default true) returns table (expired integer)
 language plpgsql
@@ -1327,7 +1339,7 @@ declare
     v_now timestamptz := engine_now();
     v_late bigint[];
     v_idle bigint[];
-    v_waiting bigint[];
+    v_begun bigint[];
     v_asked integer;
 begin
     perform assert_read_committed();
@@ -1337,16 +1349,17 @@ begin
           and (not r.cancel_requested or r.state = 'queued' and r.run_at <= v_now)
         order by r.deadline
         limit p_limit), false);
-    select array_agg(l.id) filter (where l.state <> 'waiting'), array_agg(l.id) filter (where l.state = 'waiting')
-    into v_idle, v_waiting
-    from (select r.id, r.state from run as r
+    select array_agg(l.id), array_agg(l.id) filter (where not l.cancel_requested)
+    into v_idle, v_begun
+    from (select r.id, r.cancel_requested from run as r
           where r.id = any (v_late) and r.state <> 'running' order by r.id for no key update skip locked) as l;
-    if v_idle is not null then
+    v_begun := runs_to_tidy_up(v_begun);
+    v_idle := array(select i from unnest(v_idle) as i where i <> all (v_begun));
+    if v_idle <> '{}' then
         perform end_late_runs(v_idle, p_notify);
     end if;
-    if v_waiting is not null then
-        perform wake_runs(v_waiting);
-        update run as r set cancel_requested = true, run_at = v_now + interval '1 minute' where r.id = any (v_waiting);
+    if v_begun <> '{}' then
+        perform let_tidy_up(v_begun);
     end if;
     -- Running ones end themselves; the request is for a worker that cannot tell the time.
     update run as r set cancel_requested = true
@@ -1357,7 +1370,7 @@ begin
     if p_notify and v_asked > 0 then
         perform pg_notify(current_schema() || '.cancels', '');
     end if;
-    return query select coalesce(cardinality(v_idle), 0) + coalesce(cardinality(v_waiting), 0) + v_asked;
+    return query select cardinality(v_idle) + cardinality(v_begun) + v_asked;
 end
 $$;
 
@@ -2510,7 +2523,7 @@ begin
             p_notify);
     end if;
     perform offer_runs(v_queues, v_tenants, v_tasks, p_notify);
-    perform end_cancelled_runs(v_runs);
+    perform end_cancelled_runs(v_runs, false);
     return cardinality(v_queues);
 end
 $$;
@@ -3139,7 +3152,7 @@ begin
     if v_queues is not null then
         perform free_slots(v_queues, v_tenants);
         perform offer_runs(v_queues, v_tenants, v_tasks, p_notify);
-        perform end_cancelled_runs(v_runs);
+        perform end_cancelled_runs(v_runs, false);
     end if;
     delete from worker where id = p_worker;
     return query select coalesce(cardinality(v_queues), 0);
@@ -3548,9 +3561,9 @@ create table signal (
 create unique index signal_key_idx on signal (run_id, key) where key is not null;
 create table signal_default partition of signal default;
 
--- Cancels these runs, whose parent is over: at once where no code of theirs is under way, else by asking it to stop. A waiting
--- one is woken, so that its code may tidy up, as in cancel_runs; one that was asked before is left to do so. Nothing is waited
--- for: those that somebody else holds become loose ends.
+-- Cancels these runs, whose parent is over: at once where their code has not begun, else by asking it to stop. One that no
+-- worker has just now is claimed once more, so that its code may tidy up, as in cancel_runs; one that was asked before is left
+-- to do so. Nothing is waited for: those that somebody else holds become loose ends.
 create function cancel_orphans(p_runs bigint[], p_notify boolean) returns void
 language plpgsql
 set enable_hashjoin = off
@@ -3561,17 +3574,19 @@ declare
     v_held bigint[];
     v_idle bigint[];
     v_running bigint[];
-    v_waiting bigint[];
+    v_begun bigint[];
 begin
-    select array_agg(l.id), array_agg(l.id) filter (where l.state not in ('running', 'waiting') and not l.cancel_requested),
-           array_agg(l.id) filter (where l.state in ('running', 'waiting') and not l.cancel_requested),
-           array_agg(l.id) filter (where l.state = 'waiting')
-    into v_held, v_idle, v_running, v_waiting
+    select array_agg(l.id), array_agg(l.id) filter (where l.state <> 'running' and not l.cancel_requested),
+           array_agg(l.id) filter (where l.state = 'running' and not l.cancel_requested),
+           array_agg(l.id) filter (where not l.cancel_requested)
+    into v_held, v_idle, v_running, v_begun
     from (select r.id, r.state, r.cancel_requested from run as r
           where r.id = any (lock_ordered_sessions(p_runs, false))
           order by r.id
           for no key update skip locked) as l;
-    if v_idle is not null then
+    v_begun := runs_to_tidy_up(v_begun);
+    v_idle := array(select i from unnest(v_idle) as i where i <> all (v_begun));
+    if v_idle <> '{}' then
         perform finish_runs(
             v_idle, array_fill('cancelled'::text, array[cardinality(v_idle)]), null,
             array_fill('{"type": "Cancelled", "message": "its parent is over"}'::jsonb, array[cardinality(v_idle)]),
@@ -3579,12 +3594,12 @@ begin
     end if;
     if v_running is not null then
         update run as r set cancel_requested = true where r.id = any (v_running);
-        if v_waiting is not null then
-            perform wake_runs(v_waiting);
-        end if;
         if p_notify then
             perform pg_notify(current_schema() || '.cancels', '');
         end if;
+    end if;
+    if v_begun <> '{}' then
+        perform let_tidy_up(v_begun);
     end if;
     insert into loose_end (run_id)
     select r.id from run as r where r.id = any (p_runs) and r.id <> all (coalesce(v_held, '{}'));
@@ -3646,6 +3661,7 @@ declare
     v_slot_queues text[];
     v_slot_tenants text[];
     v_again bigint[];
+    v_released bigint[];
     v_queues text[];
     v_tenants text[];
     v_tasks text[];
@@ -3815,12 +3831,13 @@ begin
                 from unnest(v_live, p_kinds, p_names, p_bodies, p_keys, p_times) as i(run_id, kind, name, body, change, at)
                 where i.kind = 'outcome' and i.name in ('retry', 'reschedule', 'release')
                   and r.id = i.run_id
-                returning r.id, r.queue, r.tenant_id, r.task, r.state
+                returning r.id, r.queue, r.tenant_id, r.task, r.state, i.name
             )
-            select array_agg(a.id), array_agg(a.queue) filter (where a.state = 'queued'),
+            select array_agg(a.id) filter (where a.name <> 'release'), array_agg(a.id) filter (where a.name = 'release'),
+                   array_agg(a.queue) filter (where a.state = 'queued'),
                    array_agg(a.tenant_id) filter (where a.state = 'queued'),
                    array_agg(a.task) filter (where a.state = 'queued')
-            into v_again, v_queues, v_tenants, v_tasks
+            into v_again, v_released, v_queues, v_tenants, v_tasks
             from again as a;
             perform offer_runs(v_queues, v_tenants, v_tasks, p_notify);
             if v_moved is not null and not p_notify then
@@ -3828,7 +3845,10 @@ begin
                 perform notify_queues(v_moved);
             end if;
             if v_again is not null then
-                perform end_cancelled_runs(v_again);
+                perform end_cancelled_runs(v_again, true);
+            end if;
+            if v_released is not null then
+                perform end_cancelled_runs(v_released, false);
             end if;
         end if;
     end if;
@@ -3916,6 +3936,34 @@ begin
 end
 $$;
 
+-- Asks these runs to stop, see runs_to_tidy_up: each is claimed once more, so that its code may tidy up, and then ends. The
+-- caller holds their locks. One past its deadline has a minute to begin, which its run_at tells: without a worker it would
+-- never end, and expire_runs ends it then.
+create function let_tidy_up(p_runs bigint[]) returns void
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_now timestamptz := engine_now();
+    v_queues text[];
+    v_tenants text[];
+    v_tasks text[];
+begin
+    with asked as (
+        update run as r
+        set state = 'queued', cancel_requested = true, fresh = false, awaits = null,
+            run_at = case when r.deadline <= v_now then v_now + interval '1 minute' end
+        where r.id = any (p_runs)
+        returning r.queue, r.tenant_id, r.task
+    )
+    select array_agg(a.queue), array_agg(a.tenant_id), array_agg(a.task) into v_queues, v_tenants, v_tasks from asked as a;
+    -- Notified here, as only this place knows whom it woke: one notification a batch.
+    perform offer_runs(v_queues, v_tenants, v_tasks, true);
+end
+$$;
+
 -- Locks the parents of these runs, which are to end: that tells a parent whether to go on waiting. Returns those of the runs
 -- that may end now: nothing is waited for, and one whose parent somebody else holds is left out.
 create function lock_parents(p_runs bigint[]) returns bigint[]
@@ -3939,6 +3987,13 @@ begin
           and (c.parent_id is null or c.parent_id = any (v_held)
                or not exists (select from run as p where p.id = c.parent_id)));
 end
+$$;
+
+-- Those of these runs that somebody asked to stop: claimed only so that their code may tidy up.
+create function read_asked(p_runs bigint[]) returns table (run_id bigint)
+language sql stable
+as $$
+    select r.id from run as r where r.id = any (p_runs) and r.cancel_requested
 $$;
 
 -- One finished step.
@@ -4032,6 +4087,23 @@ as $$
            nullif(concat_ws(': ', t.error ->> 'type', left(t.error ->> 'message', 200)), '')
     from tree as t
     limit p_limit
+$$;
+
+-- Those of these runs whose code has begun, is not under way, and may have something to tidy up: workflows only, as other
+-- tasks begin anew on each attempt. Not one for which its turn in its ordered session has yet to come. The caller holds
+-- their locks.
+create function runs_to_tidy_up(p_runs bigint[]) returns bigint[]
+language sql stable
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+    select coalesce(array_agg(r.id order by r.id), '{}')
+    from run as r
+    where r.id = any (p_runs)
+      and (r.state = 'waiting'
+           or r.state in ('queued', 'scheduled') and r.attempt > 0
+              and exists (select from task as k where k.name = r.task and k.kind = 'workflow'))
 $$;
 
 -- Sends signals to runs, one an array position: a name, a JSON payload as text, and a key that makes a repeat harmless

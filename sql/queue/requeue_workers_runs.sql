@@ -56,7 +56,7 @@ begin
             p_notify);
     end if;
     perform offer_runs(v_queues, v_tenants, v_tasks, p_notify);
-    perform end_cancelled_runs(v_runs);
+    perform end_cancelled_runs(v_runs, false);
     return cardinality(v_queues);
 end
 $$;

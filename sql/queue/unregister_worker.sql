@@ -26,7 +26,7 @@ begin
     if v_queues is not null then
         perform free_slots(v_queues, v_tenants);
         perform offer_runs(v_queues, v_tenants, v_tasks, p_notify);
-        perform end_cancelled_runs(v_runs);
+        perform end_cancelled_runs(v_runs, false);
     end if;
     delete from worker where id = p_worker;
     return query select coalesce(cardinality(v_queues), 0);

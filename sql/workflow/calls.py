@@ -136,6 +136,12 @@ async def read_signals(connection: Connection, runs: Sequence[int]) -> list[Sign
     return [Signal(*row) for row in await cursor.fetchall()]
 
 
+async def read_asked(connection: Connection, runs: Sequence[int]) -> set[int]:
+    """Those of these runs that were asked to stop."""
+    cursor = await connection.execute("select run_id from read_asked(%s::bigint[])", [list(runs)])
+    return {row[0] for row in await cursor.fetchall()}
+
+
 async def send_signals(
     connection: Connection, tenant_id: str | None, signals: Sequence[NewSignal]
 ) -> list[SignalStatus]:

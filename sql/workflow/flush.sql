@@ -53,6 +53,7 @@ declare
     v_slot_queues text[];
     v_slot_tenants text[];
     v_again bigint[];
+    v_released bigint[];
     v_queues text[];
     v_tenants text[];
     v_tasks text[];
@@ -222,12 +223,13 @@ begin
                 from unnest(v_live, p_kinds, p_names, p_bodies, p_keys, p_times) as i(run_id, kind, name, body, change, at)
                 where i.kind = 'outcome' and i.name in ('retry', 'reschedule', 'release')
                   and r.id = i.run_id
-                returning r.id, r.queue, r.tenant_id, r.task, r.state
+                returning r.id, r.queue, r.tenant_id, r.task, r.state, i.name
             )
-            select array_agg(a.id), array_agg(a.queue) filter (where a.state = 'queued'),
+            select array_agg(a.id) filter (where a.name <> 'release'), array_agg(a.id) filter (where a.name = 'release'),
+                   array_agg(a.queue) filter (where a.state = 'queued'),
                    array_agg(a.tenant_id) filter (where a.state = 'queued'),
                    array_agg(a.task) filter (where a.state = 'queued')
-            into v_again, v_queues, v_tenants, v_tasks
+            into v_again, v_released, v_queues, v_tenants, v_tasks
             from again as a;
             perform offer_runs(v_queues, v_tenants, v_tasks, p_notify);
             if v_moved is not null and not p_notify then
@@ -235,7 +237,10 @@ begin
                 perform notify_queues(v_moved);
             end if;
             if v_again is not null then
-                perform end_cancelled_runs(v_again);
+                perform end_cancelled_runs(v_again, true);
+            end if;
+            if v_released is not null then
+                perform end_cancelled_runs(v_released, false);
             end if;
         end if;
     end if;

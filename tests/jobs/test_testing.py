@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -99,6 +99,31 @@ async def test_hours_pass_at_once_for_the_engine_and_for_the_run(kit: Kit, conne
     took = await value(connection, "select finished_at - run_created_at(id) from run_history")
     assert timedelta(hours=58) < took < timedelta(hours=58, minutes=1)
     assert abs(kit.now - await value(connection, "select engine_now()")) < timedelta(seconds=1)
+
+
+async def test_what_time_it_is_stays_the_same_on_each_attempt(kit: Kit) -> None:
+    told: list[list[datetime]] = []
+
+    @kit.app.workflow(name="w")
+    async def workflow(run: Run) -> bool:
+        first = await run.now()
+        await run.sleep("night", 8 * HOUR)
+        told.append([first, await run.now()])
+        await run.step("last", note, "last")
+        return first.tzinfo is UTC
+
+    began = kit.now
+    run_id = (await kit.run(workflow)).run_id
+    await kit.advance(8 * HOUR)
+    kit.kill_at("last")
+    await kit.work()
+    await kit.advance(HOUR)
+    await kit.work()
+    assert (await kit.result(run_id)).output is True
+    assert told[0] == told[1]
+    assert [round((moment - began) / HOUR) for moment in told[0]] == [0, 8]
+    await kit.replay(run_id)
+    assert told[2] == told[1]
 
 
 async def test_a_clock_does_not_go_back(kit: Kit) -> None:
