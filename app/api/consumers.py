@@ -17,6 +17,7 @@ from howdah.app.api.sessions import SessionPath, read_session
 from howdah.app.composition import Resources
 from howdah.sql.errors import UnknownConsumer
 from howdah.sql.stream import calls
+from howdah.sql.stream.writer import ROOM_CHANNEL
 
 ConsumerName = Annotated[
     str,
@@ -140,7 +141,10 @@ class ConsumerController(Controller):
     ) -> Acknowledged:
         """Say that all events up to a number have arrived. Less than was said before changes nothing."""
         async with resources.pool.connection() as connection:
-            return Acknowledged(await calls.ack_events(connection, caller.tenant(), session_id, name, data.sequence))
+            acked = await calls.ack_events(connection, caller.tenant(), session_id, name, data.sequence, notify=False)
+        if acked.freed:
+            resources.notifier.hint(ROOM_CHANNEL, [f"{caller.tenant()}/{session_id}"])
+        return Acknowledged(acked.seq)
 
 
 async def _read(resources: Resources, caller: Caller, session_id: str, name: str) -> Consumer:

@@ -11,6 +11,7 @@ from litestar.params import JSONBody
 
 from howdah.app.api.auth import Caller
 from howdah.app.api.bodies import JsonBody
+from howdah.app.api.problems import RETRY_AFTER, Refused
 from howdah.app.api.sessions import SessionPath, read_session
 from howdah.app.composition import Resources
 from howdah.sql.errors import SessionClosed
@@ -46,5 +47,9 @@ class PartialController(Controller):
         text = checked(bytes(data.data), "data of the partial", MAX_PAYLOAD_BYTES)
         if (await read_session(resources, tenant_id, session_id)).state == "closed":
             raise SessionClosed(f"session {session_id!r} is closed: nothing can be sent to it")
-        resources.partials.send(tenant_id, session_id, data.type, text)
+        if not resources.partials.send(tenant_id, session_id, data.type, text):
+            detail = (
+                "too many partials wait to be sent, as the database is away: try again, or append the event when whole"
+            )
+            raise Refused(503, "partials-full", detail, headers=RETRY_AFTER)
         return Response(None, status_code=202, media_type="text/plain")

@@ -14,10 +14,12 @@ from howdah.jobs.worker.claim_loop import ClaimLoop
 from howdah.jobs.worker.runs_in_hand import RunsInHand
 from howdah.jobs.worker.timed_wait import timed_wait
 from howdah.jobs.workflow.clock import Clock
+from howdah.jobs.workflow.full_sessions import FullSessions
 from howdah.sql.listener import listen
 from howdah.sql.pool import Pool, is_pooled
 from howdah.sql.queue import calls
 from howdah.sql.queue.writer import RUNS_CHANNEL
+from howdah.sql.stream.writer import ROOM_CHANNEL
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +38,8 @@ class Heart:
         Seconds: it says that it lives every `heartbeat`; peers silent for `rescue` lose their runs.
     drain
         Called when an operator asks the worker to leave.
+    full_sessions
+        Told of room in them.
 
     Attributes
     ----------
@@ -56,6 +60,7 @@ class Heart:
         rescue: float,
         drain: Callable[[], None],
         clock: Clock,
+        full_sessions: FullSessions,
     ) -> None:
         self._conninfo = conninfo
         self._cell = cell
@@ -67,6 +72,7 @@ class Heart:
         self._rescue = timedelta(seconds=rescue)
         self._drain = drain
         self._clock = clock
+        self._full_sessions = full_sessions
         self._heard_until = 0.0
         self.beat = asyncio.Event()
 
@@ -141,10 +147,13 @@ class Heart:
         def heard(channel: str, payload: str) -> None:
             if channel == f"{self._cell}.{CANCELS_CHANNEL}":
                 self.beat.set()
+            elif channel == f"{self._cell}.{ROOM_CHANNEL}":
+                self._full_sessions.tell(payload)
             elif not payload or payload in self._queues:
                 claims.wake.set()
 
-        await listen(self._conninfo, [f"{self._cell}.{RUNS_CHANNEL}", f"{self._cell}.{CANCELS_CHANNEL}"], heard)
+        channels = [f"{self._cell}.{channel}" for channel in (RUNS_CHANNEL, CANCELS_CHANNEL, ROOM_CHANNEL)]
+        await listen(self._conninfo, channels, heard)
 
     async def _every(
         self, seconds: float, action: Callable[[], Awaitable[None]], sooner: asyncio.Event | None = None

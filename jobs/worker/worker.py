@@ -161,6 +161,7 @@ class Worker:
                 rescue=settings.rescue,
                 drain=self._drain,
                 clock=self._clock,
+                full_sessions=engine.full_sessions,
             )
             hand = self._hand = RunsInHand(self._app, engine, settings.concurrency)
             claims = self._claims = ClaimLoop(

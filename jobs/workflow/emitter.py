@@ -61,8 +61,9 @@ class Emitter:
         key, at = self._key(known_by), engine.clock.now()
         item = RunItem(claimed.id, claimed.attempt, "event", type, body, key=key, at=at)
         self.any = True
-        await session_events.write(engine.writer, self._rest, self._steps, item)
-        engine.notifier.hint(EVENTS_CHANNEL, [f"{claimed.tenant_id}/{claimed.session_id or f'run:{claimed.id}'}"])
+        session = f"{claimed.tenant_id}/{claimed.session_id or f'run:{claimed.id}'}"
+        await session_events.write(engine, self._rest, self._steps, item, session)
+        engine.notifier.hint(EVENTS_CHANNEL, [session])
 
     def open_stream(self, name: str) -> str:
         """The first of ``name``, ``name#2`` … that no text stream of this attempt has: open, or ended well."""

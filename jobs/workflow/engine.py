@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from howdah.jobs.api.executor import ApiExecutor
 from howdah.jobs.workflow.clock import Clock
+from howdah.jobs.workflow.full_sessions import FullSessions
 from howdah.sql.group_commit import GroupCommit
 from howdah.sql.notifier import Notifier
 from howdah.sql.pool import Pool
@@ -42,3 +43,4 @@ class Engine:
     clock: Clock = field(default_factory=Clock)
     witness: Witness | None = None
     partials: PartialSender | None = None
+    full_sessions: FullSessions = field(default_factory=FullSessions)

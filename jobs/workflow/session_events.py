@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,17 +9,18 @@ from typing import Any
 
 import msgspec
 
+from howdah.jobs.workflow.engine import Engine
+from howdah.jobs.workflow.full_sessions import MORE
 from howdah.jobs.workflow.rest import Rest
 from howdah.jobs.workflow.steps import Steps
 from howdah.sql.errors import SessionFull
-from howdah.sql.group_commit import GroupCommit
 from howdah.sql.pool import Pool
 from howdah.sql.reconnect import through_reconnects
 from howdah.sql.stream.calls import Event, read_events
-from howdah.sql.workflow.calls import ItemStatus, RunItem
+from howdah.sql.workflow.calls import RunItem
 
 PAGE = 500
-# Seconds between looks whether a full session has room: the first, and the longest that they become.
+# Seconds between looks whether a full session has room, where nobody tells: the first, and the longest they become.
 FULL_PAUSE = (0.05, 1.0)
 
 
@@ -46,18 +46,21 @@ async def read(pool: Pool, tenant_id: str, session_id: str, after: int) -> list[
     return [SessionEvent(e.seq, e.type, msgspec.json.decode(e.data), e.run_id, e.created_at) for e in events]
 
 
-async def write(writer: GroupCommit[RunItem, ItemStatus], rest: Rest, steps: Steps, item: RunItem) -> None:
-    """Write an event; wait where its session is full. The run does not rest meanwhile.
+async def write(engine: Engine, rest: Rest, steps: Steps, item: RunItem, session: str) -> None:
+    """Write an event into `session` (tenant/session); wait where that is full. The run does not rest meanwhile.
 
     Errors are those of `Run.emit`.
     """
     pause, longest = FULL_PAUSE
+    waited = False
     while True:
         await rest.begin()
         try:
-            status = await writer.submit(item)
+            status = await engine.writer.submit(item)
             if status != "full":
                 steps.refuse_unless_ok(status, item.name)
+                if waited:
+                    engine.full_sessions.tell(session, MORE)
                 return
             if rest.tidying_up:
                 raise SessionFull(
@@ -65,7 +68,9 @@ async def write(writer: GroupCommit[RunItem, ItemStatus], rest: Rest, steps: Ste
                     " too far behind, and a cancelled run does not wait for it"
                 )
             # Spread out: many runs may wait for the same consumer.
-            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - spreads load, hides nothing
+            seconds = pause * random.uniform(0.5, 1)  # noqa: S311 - spreads load, hides nothing
+            await engine.full_sessions.wait(session, seconds)
+            waited = True
         finally:
             rest.done()
         pause = min(2 * pause, longest)

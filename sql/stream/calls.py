@@ -38,6 +38,14 @@ class Appended:
     status: AppendStatus
 
 
+@dataclass(frozen=True, slots=True)
+class Acked:
+    """What a consumer has acknowledged now, which never goes back; and whether a full session has room by that."""
+
+    seq: int
+    freed: bool
+
+
 class Event(msgspec.Struct, frozen=True, gc=False):
     """A small fact in a session, numbered 1, 2, 3 … without gaps; `data` is JSON text.
 
@@ -212,14 +220,16 @@ async def delete_consumer(connection: Connection, tenant_id: str, session_id: st
     return deleted
 
 
-async def ack_events(connection: Connection, tenant_id: str, session_id: str, name: str, seq: int) -> int:
-    """A consumer has all up to number `seq`; the number it has acknowledged now, which never goes back."""
-    row = await (
-        await connection.execute("select acked_seq from ack_events(%s, %s, %s, %s)", [tenant_id, session_id, name, seq])
-    ).fetchone()
+async def ack_events(
+    connection: Connection, tenant_id: str, session_id: str, name: str, seq: int, *, notify: bool = True
+) -> Acked:
+    """A consumer has all up to number `seq`."""
+    cursor = await connection.execute(
+        "select acked_seq, freed from ack_events(%s, %s, %s, %s, %s)", [tenant_id, session_id, name, seq, notify]
+    )
+    row = await cursor.fetchone()
     assert row is not None
-    acked: int = row[0]
-    return acked
+    return Acked(*row)
 
 
 async def read_consumers(connection: Connection, tenant_id: str, session_id: str) -> list[Consumer]:

@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 INTERVAL = 0.02
 # PostgreSQL's limit of a notification.
 MAX_PAYLOAD_BYTES = 7_999
-# Payloads that wait while the database is away: what comes after them is dropped.
+# Payloads that wait while the database is away: what comes after them is refused.
 MAX_WAITING = 1_000
 # Bytes of a payload that a text needs for itself at least, beside the names in it.
 MIN_TEXT_BYTES = 1_000
@@ -41,8 +41,10 @@ class PartialSender:
         self._waiting: list[str | PartialText] = []
         self._sender: asyncio.Task[None] | None = None
 
-    def send(self, tenant_id: str, session_id: str, type: str, data: str) -> None:
+    def send(self, tenant_id: str, session_id: str, type: str, data: str) -> bool:
         """Send a partial whose `data` is JSON text, soon. Never waits. Equal ones within 20 ms are heard once.
+
+        False, and not taken, where :data:`MAX_WAITING` wait already.
 
         Raises
         ------
@@ -55,12 +57,13 @@ class PartialSender:
             raise TooLarge(
                 f"a partial of {size:,} bytes is too large, the limit is {MAX_PAYLOAD_BYTES:,}: send several"
             )
+        if len(self._waiting) >= MAX_WAITING:
+            return False
         self.add(payload)
+        return True
 
     def add(self, what: str | PartialText) -> None:
         """Take a payload, or a text that has some, into the next round."""
-        if len(self._waiting) >= MAX_WAITING and isinstance(what, str):
-            return
         self._waiting.append(what)
         if self._sender is None:
             self._sender = asyncio.create_task(self._send())

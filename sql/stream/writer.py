@@ -12,6 +12,8 @@ from howdah.sql.stream.calls import Appended, NewEvent, append_events
 EVENTS_CHANNEL = "events"
 # Parts of events to come: `tenant/session {json}`, heard by whoever listens now and by nobody later.
 PARTIALS_CHANNEL = "partials"
+# `tenant/session`: it was full, and has room.
+ROOM_CHANNEL = "room"
 
 
 def event_writer(pool: Pool, notifier: Notifier) -> GroupCommit[NewEvent, Appended]:

@@ -41,7 +41,7 @@ async def put(connection: Connection, name: str = "c", *, required: bool = True,
 
 
 async def ack(connection: Connection, seq: int, name: str = "c") -> int:
-    return await ack_events(connection, "default", "s", name, seq)
+    return (await ack_events(connection, "default", "s", name, seq)).seq
 
 
 async def refused(connection: Connection, query: str, *parameters: object) -> HowdahError | None:

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from tests.app.api.test_sessions import problem
+from tests.app.api_servers import PATIENCE
 
 SESSION = "/v1/sessions/case-7"
 EVENTS, CONSUMERS = f"{SESSION}/events", f"{SESSION}/consumers"
@@ -93,6 +94,32 @@ def test_a_full_session_answers_429_and_takes_again_when_its_consumer_has_caught
     assert acme.post(EVENTS, json={"type": "a"}).json()["seq"] == 5
     for window in (0, -1, 1.5, "3"):
         problem(acme.patch(SESSION, json={"event_window": window}), 422)
+
+
+def test_an_acknowledgement_that_makes_room_in_a_full_session_is_told_and_no_other(
+    acme: httpx.Client, db: psycopg.Connection
+) -> None:
+    acme.put(f"{CONSUMERS}/slow", json={"required": True})
+    acme.put(f"{CONSUMERS}/slower", json={"required": True})
+    append(acme, 2)
+    db.execute('listen "howdah.room"')
+
+    def ack(name: str, sequence: int) -> list[str]:
+        acme.post(f"{CONSUMERS}/{name}/ack", json={"sequence": sequence})
+        db.execute("notify \"howdah.room\", 'end'")
+        told: list[str] = []
+        for notification in db.notifies(timeout=PATIENCE):
+            if notification.payload == "end":
+                break
+            told.append(notification.payload)
+        return told
+
+    assert ack("slow", 1) == ack("slower", 1) == []  # It was not full.
+    append(acme, 2)
+    assert ack("slow", 2) == []  # The other one is as far behind as it was.
+    told = ack("slower", 2)  # The hint goes after the commit: perhaps behind the end.
+    assert (told or [each.payload for each in db.notifies(timeout=PATIENCE, stop_after=1)]) == ["acme/case-7"]
+    assert ack("slower", 3) == []
 
 
 def test_a_producer_says_what_a_cloud_event_has(acme: httpx.Client, db: psycopg.Connection) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import subprocess
 import sys
 import time
@@ -9,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import Queue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import httpx
@@ -18,7 +20,9 @@ import pytest
 from httpx_sse import connect_sse
 
 from howdah.sql.errors import BadValue, SessionClosed, StaleAttempt, TooLarge, UnknownSession, from_psycopg
-from tests.app.api_servers import PATIENCE, api_process, client_for
+from howdah.sql.pool import Connection
+from howdah.sql.stream import partial_sender
+from tests.app.api_servers import PATIENCE, api_process, api_thread, client_for
 from tests.jobs.partials_app import TOKENS
 
 ROOT = Path(__file__).parents[3]
@@ -180,3 +184,37 @@ def test_an_attempt_sends_partials_until_it_is_over(db: psycopg.Connection) -> N
     with pytest.raises(psycopg.Error) as refused:
         db.execute(send, [session, run_id, 1])
     assert isinstance(from_psycopg(refused.value), StaleAttempt)
+
+
+def test_a_partial_for_which_there_is_no_room_is_refused_and_what_was_taken_is_sent(
+    database_url: str, db: psycopg.Connection, acme_key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back = Event()
+    sent: list[int] = []
+
+    async def send_partials(_: Connection, payloads: list[str], attempts: list[None]) -> list[bool]:
+        """A database that does not answer for a while."""
+        while not back.is_set():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        sent.extend(json.loads(payload.partition(" ")[2])["data"] for payload in payloads)
+        return [True] * len(payloads)
+
+    monkeypatch.setattr(partial_sender, "send_partials", send_partials)
+    monkeypatch.setattr(partial_sender, "MAX_WAITING", 3)
+    db.execute("select create_session('acme', 'case-7')")
+    with api_thread(database_url) as url, client_for(url, acme_key) as client:
+
+        def post(number: int) -> httpx.Response:
+            return client.post("/v1/sessions/case-7/partials", json={"type": "answer", "data": number})
+
+        taken = 0
+        while (answer := post(taken)).status_code == 202:
+            taken += 1
+            assert taken <= 4  # One on its way, three wait.
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"] == "1"
+        assert answer.json()["type"] == "urn:howdah:problem:partials-full"
+        back.set()
+        while post(taken).status_code != 202:
+            pass
+    assert sent == list(range(taken + 1))
