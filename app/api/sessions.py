@@ -115,7 +115,7 @@ class SessionController(Controller):
         tenant_id = caller.tenant()
         scope = f"sessions {tenant_id}"
         query = (
-            select(session)
+            select(*_READ)
             .where(session.c.tenant_id == tenant_id)
             .order_by(session.c.created_at.desc(), session.c.id.desc())
             .limit(limit + 1)
@@ -171,7 +171,7 @@ async def read_session(resources: Resources, tenant_id: str, session_id: str) ->
     UnknownSession
         If the tenant has none with this id.
     """
-    query = select(session).where(session.c.tenant_id == tenant_id, session.c.id == session_id)
+    query = select(*_READ).where(session.c.tenant_id == tenant_id, session.c.id == session_id)
     # The run first: its last events are committed with its end, or before.
     of_run = await _owner(resources, tenant_id, session_id)
     async with resources.engine.connect() as reading:
@@ -194,6 +194,10 @@ async def _owner(resources: Resources, tenant_id: str, session_id: str) -> Run |
         return await find_run(resources.engine, tenant_id, parse_run_id(session_id.removeprefix(OWN_PREFIX)))
     except UnknownRun:
         return None
+
+
+# All that a Session has. Not first_at, which is infinity where all is cut: no datetime can be that.
+_READ = [session.c["tenant_id" if field == "tenant" else field] for field in Session.__struct_fields__]
 
 
 def _session(row: Row[Any]) -> Session:

@@ -19,6 +19,7 @@ const AGAIN_MS = 1_500; // a run's session is there as soon as something was sai
 export class EventList {
   #stopped = false;
   #first = 1; // number of the earliest event that was read
+  #kept = 1; // number of the earliest event that there still is
   #away = false; // looking at earlier ones: new ones are counted, not shown
   #unseen = 0;
   #follows = true; // the newest is in sight
@@ -54,12 +55,14 @@ export class EventList {
     try {
       const session = await this.api.get(this.path);
       if (this.#stopped) return;
-      this.#first = Math.max(0, session.last_seq - FIRST) + 1;
+      this.#kept = session.first_seq;
+      this.#first = Math.max(this.#kept, session.last_seq - FIRST + 1);
       this.#tellBefore();
+      if (this.#kept > 1 && this.#kept > session.last_seq) say(this.foot, "Nothing since.");
       this.stream = new SessionStream(this.api, this.session, this.#first - 1, {
         events: (events) => this.#take(events),
-        gap: (from, to) => this.#note(from === to ? `Event ${from} is missing.` : `Events ${from} to ${to} are missing.`),
-        reset: (detail) => this.#reset(detail),
+        gap: (from, to) => this.#skip(from, to),
+        reset: () => this.#reset(),
         end: () => this.#end(),
         problem: (error) => passes(error) || say(this.foot, error.message),
       });
@@ -98,11 +101,17 @@ export class EventList {
     if (follow) this.#scrollDown();
   }
 
-  #reset(detail) {
-    fill(this.rows);
-    this.#first = 1;
+  #skip(from, to) {
+    this.#kept = to + 1;
     this.#tellBefore();
-    this.#note(`The stream began again from its first event: ${detail}.`);
+    this.#note(gone(from, to));
+  }
+
+  #reset() {
+    fill(this.rows);
+    this.#first = this.#kept = 1;
+    this.#tellBefore();
+    this.#note("The server does not know what was shown here, as after a restore: all is shown anew.");
   }
 
   #end() {
@@ -112,14 +121,16 @@ export class EventList {
   }
 
   async #showEarlier() {
-    const after = Math.max(0, this.#first - 1 - EARLIER);
+    const after = Math.max(this.#kept - 1, this.#first - 1 - EARLIER);
     this.earlier.disabled = true;
     try {
       const page = await this.api.get(`${this.path}/events`, { after, limit: this.#first - 1 - after });
-      const events = page.events.map(read).filter((event) => this.run === null || event.run === this.run);
+      const earlier = page.events.map(read).filter((event) => event.seq < this.#first);
+      const events = earlier.filter((event) => this.run === null || event.run === this.run);
       const fromBottom = this.box.scrollHeight - this.box.scrollTop;
       this.rows.prepend(...events.map(row));
-      this.#first = after + 1;
+      this.#kept = page.first_seq; // more may be gone by now
+      this.#first = Math.min(this.#first, Math.max(this.#kept, after + 1));
       this.#tellBefore();
       this.box.scrollTop = this.box.scrollHeight - fromBottom;
       while (this.rows.children.length > MOST) {
@@ -145,9 +156,12 @@ export class EventList {
   }
 
   #tellBefore() {
-    const count = this.#first - 1;
-    this.top.hidden = count === 0;
-    say(this.before, this.run === null ? `${plural(count, "earlier event")}, not shown.` : `Shown from number ${this.#first} on.`);
+    const count = this.#first - this.#kept;
+    this.top.hidden = this.#first === 1;
+    if (this.top.hidden) return;
+    this.earlier.hidden = count <= 0;
+    if (count <= 0) say(this.before, gone(1, this.#first - 1));
+    else say(this.before, this.run === null ? `${plural(count, "earlier event")}, not shown.` : `Shown from number ${this.#first} on.`);
   }
 
   #tellUnseen(count) {
@@ -169,6 +183,10 @@ export class EventList {
     this.box.scrollTop = this.box.scrollHeight;
     this.#tellUnseen(0);
   }
+}
+
+function gone(from, to) {
+  return from === to ? `Event ${from} is not kept any more.` : `Events ${from} to ${to} are not kept any more.`;
 }
 
 function row(event) {

@@ -9,11 +9,10 @@ import { Problem } from "./api.js";
 const PAUSE_MS = [500, 8_000]; // before opening again: the first, the longest
 const BATCH_MS = 40; // what comes within it is shown together
 
-/** Follows a session; `hear` has `events(list)`, `gap(from, to)`, `reset(detail)`, `end()` and `problem(error)`. */
+/** Follows a session; `hear` has `events(list)`, `gap(from, to)`, `reset()`, `end()` and `problem(error)`. */
 export class SessionStream {
   #source = null;
   #batch = [];
-  #lastId = null;
   #timer = null;
   #pause = PAUSE_MS[0];
   #stuckAt = null;
@@ -57,6 +56,7 @@ export class SessionStream {
   }
 
   #close() {
+    this.#flush();
     this.#turn += 1;
     clearTimeout(this.#timer);
     this.#source?.close();
@@ -80,20 +80,19 @@ export class SessionStream {
   }
 
   #connect(token) {
-    const place = this.#lastId === null ? { after: this.seen } : { last_event_id: this.#lastId };
-    const source = new EventSource(`${this.path}/events?${new URLSearchParams({ token, ...place })}`);
+    const source = new EventSource(`${this.path}/events?${new URLSearchParams({ token, after: this.seen })}`);
     this.#source = source;
     source.onopen = () => {
       this.#pause = PAUSE_MS[0];
       this.api.connection.reached(this);
     };
     source.onmessage = (message) => this.#take(message);
-    source.addEventListener("howdah.reset", (message) => {
+    source.addEventListener("howdah.reset", () => {
       this.#flush();
       this.seen = 0;
-      this.#lastId = null;
-      this.hear.reset(JSON.parse(message.data).detail);
+      this.hear.reset();
     });
+    source.addEventListener("howdah.gap", (message) => this.#pass(message));
     source.addEventListener("howdah.end", () => this.#end());
     source.onerror = () => {
       if (source !== this.#source) return;
@@ -113,24 +112,24 @@ export class SessionStream {
 
   #take(message) {
     if (this.#batch.length === 0) setTimeout(() => this.#flush(), BATCH_MS);
-    this.#batch.push(message.data);
-    this.#lastId = message.lastEventId;
+    this.#batch.push(read(JSON.parse(message.data)));
+  }
+
+  // What retention took before this page had it.
+  #pass(message) {
+    this.#flush();
+    const { from, to } = JSON.parse(message.data);
+    this.seen = Number(to);
+    this.hear.gap(Number(from), this.seen);
   }
 
   #flush() {
     if (this.ended) return;
-    const fresh = [];
-    for (const data of this.#batch.splice(0)) {
-      const event = read(JSON.parse(data));
-      if (event.seq <= this.seen) continue;
-      if (event.seq > this.seen + 1) {
-        if (fresh.length > 0) this.hear.events(fresh.splice(0));
-        this.hear.gap(this.seen + 1, event.seq - 1);
-      }
-      this.seen = event.seq;
-      fresh.push(event);
-    }
-    if (fresh.length > 0) this.hear.events(fresh);
+    // Each once; a part of an event that is to come has no number.
+    const fresh = this.#batch.splice(0).filter((event) => event.seq > this.seen);
+    if (fresh.length === 0) return;
+    this.seen = fresh.at(-1).seq;
+    this.hear.events(fresh);
   }
 
   #end() {

@@ -1,7 +1,23 @@
 // What the tests' Node worker runs: each step that is really executed leaves a line; a gate lets a test strike in one.
 import { appendFileSync, existsSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
-import { Cancelled, work } from "./node_worker.mjs";
+import { AtRest, Cancelled, work } from "./node_worker.mjs";
+
+// The payload of the next signal of this name that no other wait has had. A step like others: the run rests in it.
+async function waitFor(run, signal) {
+  const received = await run.step(`wait ${signal}`, async () => {
+    const after = Math.max(0, ...Object.values(run.steps).map((kept) => (kept?.signal === signal ? kept.no : 0)));
+    for (let { signals } = run; ; ) {
+      const next = signals.find(({ name, no }) => name === signal && no > after);
+      if (next) return { signal, no: next.no, payload: next.payload };
+      const waiting = await run.write("outcome", "wait", [{ signal, after }]);
+      if (waiting.status === "ok") throw new AtRest(`run ${run.id} waits for ${signal}`);
+      if (waiting.status === "cancelled") throw new Cancelled(`cancelled while it waited for ${signal}`);
+      ({ signals } = waiting);
+    }
+  });
+  return received.payload;
+}
 
 async function review(run, { folder }) {
   const note = (what) => appendFileSync(`${folder}/executed`, `${what} ${run.attempt}\n`);
@@ -18,7 +34,7 @@ async function review(run, { folder }) {
     note("tidied");
   }
   if (run.failures === 0) throw new RangeError("no paper");
-  const { by } = await run.waitFor("approve");
+  const { by } = await waitFor(run, "approve");
   return run.step("print", () => (note("print"), `${pages} pages, approved by ${by}`));
 }
 

@@ -1,69 +1,42 @@
 // A worker in another language, by REST alone. It holds no state that matters: kill it at any moment.
 import { setTimeout as sleep } from "node:timers/promises";
 
-export class Cancelled extends Error {}
-class AtRest extends Error {} // the attempt has nothing more to say: its run rests, or is another's by now
+export class Cancelled extends Error {} // the run was asked to end: its workflow has tidied up
+export class AtRest extends Error {} // the attempt has nothing more to say: its run rests, or is another's by now
 
-async function call(method, path, body) {
+async function call(path, body, { method = "POST", once = false } = {}) { // till it is heard: a repeat changes nothing
   const headers = { authorization: `Bearer ${process.env.HOWDAH_KEY}`, "content-type": "application/json" };
-  const answer = await fetch(process.env.HOWDAH_URL + path, { method, headers, body: body && JSON.stringify(body) });
-  const said = await answer.json();
-  if (!answer.ok) throw Object.assign(new Error(said.detail), { status: answer.status });
-  return said;
+  const request = { method, headers, body: body && JSON.stringify(body) };
+  for (;; await sleep(200)) {
+    const answer = fetch(`${process.env.HOWDAH_URL}/v1/workers${path}`, request);
+    const [status, said] = await answer.then(async (got) => [got.status, await got.json()]).catch(() => [503]);
+    if (status < 300) return said;
+    if (once || status !== 503) throw new Error(said?.detail ?? "no answer");
+  }
 }
 
 class Run {
-  constructor(worker, claimed) { Object.assign(this, claimed, { worker, cancelled: false }); }
-
-  async write(kind, name, body = null, more = {}) {
-    const items = [{ run: this.id, attempt: this.attempt, kind, name, body, ...more }];
-    for (;; await sleep(200)) {
-      try {
-        const [result] = (await call("POST", `${this.worker}/items`, { items })).items;
-        if (result.status === "stale") throw new AtRest(result.problem.detail);
-        if (result.problem) throw new Error(result.problem.detail);
-        return result;
-      } catch (error) { // Not reached, or not now: the same item again changes nothing.
-        if (!(error instanceof TypeError) && error.status !== 503) throw error;
-      }
-    }
+  constructor(worker, claimed) { Object.assign(this, claimed, { worker }); }
+  get cancelled() { return this.worker.cancelled.includes(this.id); }
+  async write(kind, name, body = null) {
+    const items = [{ run: this.id, attempt: this.attempt, kind, name, body }];
+    const [result] = (await call(`/${this.worker.id}/items`, { items })).items;
+    if (result.problem) throw new (result.status === "stale" ? AtRest : Error)(result.problem.detail);
+    return result;
   }
-
   async step(name, work) { // once: what an earlier attempt finished is only read back
-    if (!Object.hasOwn(this.steps, name)) {
-      if (this.cancelled) throw new Cancelled(`cancelled before ${name}`);
-      const output = (await work()) ?? null;
-      await this.write("checkpoint", name, output);
-      this.steps[name] = output;
-    }
-    return this.steps[name];
+    if (Object.hasOwn(this.steps, name)) return this.steps[name];
+    if (this.cancelled) throw new Cancelled(`cancelled before ${name}`);
+    const output = (await work()) ?? null;
+    await this.write("checkpoint", name, output);
+    return (this.steps[name] = output);
   }
-
-  async waitFor(signal) { // the payload of the next signal of this name that no other wait has had
-    const received = await this.step(`wait ${signal}`, async () => {
-      const after = Math.max(0, ...Object.values(this.steps).map((kept) => (kept?.signal === signal ? kept.no : 0)));
-      for (;;) {
-        const next = this.signals.find(({ name, no }) => name === signal && no > after);
-        if (next) return { signal, no: next.no, payload: next.payload };
-        const { status, signals } = await this.write("outcome", "wait", [{ signal, after }]);
-        if (status === "ok") throw new AtRest(`run ${this.id} waits for ${signal}`);
-        if (status === "cancelled") throw new Cancelled(`cancelled while it waited for ${signal}`);
-        this.signals = signals;
-      }
-    });
-    return received.payload;
-  }
-
-  async execute(workflow) {
-    try {
-      await this.write("outcome", "succeeded", await workflow(this, this.args));
-    } catch (raised) {
+  execute(workflow) {
+    return workflow(this, this.args).then((output) => this.write("outcome", "succeeded", output)).catch((raised) => {
       if (raised instanceof AtRest) return console.log(raised.message);
-      const error = { type: raised.constructor.name, message: raised.message };
-      if (raised instanceof Cancelled) return this.write("outcome", "cancelled", error);
-      if (this.failures >= 3) return this.write("outcome", "failed", error);
-      await this.write("outcome", "retry", error, { at: new Date(Date.now() + 100).toISOString() });
-    }
+      const outcome = raised instanceof Cancelled ? "cancelled" : this.failures < 3 ? "retry" : "failed";
+      return this.write("outcome", outcome, { type: raised.constructor.name, message: raised.message });
+    });
   }
 }
 
@@ -71,25 +44,17 @@ export async function work(workflows, registration) {
   let leaving = false;
   process.on("SIGTERM", () => (leaving = true));
   for (; !leaving; await sleep(200)) {
-    const joined = await call("POST", "/v1/workers", registration).catch((error) => console.log(error.message));
-    if (!joined) continue;
-    const { id, heartbeat_s } = joined;
-    let heard = { alive: true, suspects: false }, runs = [];
-    const beating = setInterval(async () => {
-      heard = await call("POST", `/v1/workers/${id}/heartbeat`).catch(() => heard);
-      for (const run of runs) run.cancelled ||= heard.cancelled?.includes(run.id);
-    }, heartbeat_s * 1000);
-    try {
-      while (!leaving && heard.alive) {
-        const claimed = await call("POST", `/v1/workers/${id}/claim`, { wait: 1, suspects: heard.suspects });
-        runs = claimed.runs.map((run) => new Run(`/v1/workers/${id}`, run));
-        for (const run of runs) await run.execute(workflows[run.task]).catch((error) => console.log(error.message));
-        leaving ||= claimed.draining;
-      }
-    } catch (error) { // Was a claim's answer lost? Who leaves gives back what it brought, and comes again.
-      console.log(error.message);
+    const worker = { cancelled: [], ...(await call("", registration)) };
+    const beat = () => call(`/${worker.id}/heartbeat`, null, { once: true }).catch(console.log);
+    const beating = setInterval(async () => Object.assign(worker, await beat()), worker.heartbeat_s * 1000);
+    while (!leaving) {
+      const asked = { wait: 1, suspects: worker.suspects };
+      const claimed = await call(`/${worker.id}/claim`, asked, { once: true }).catch(console.log);
+      if (!claimed) break; // Refused, or its answer lost: who leaves gives back what it brought, and comes again.
+      leaving ||= claimed.draining;
+      for (const run of claimed.runs) await new Run(worker, run).execute(workflows[run.task]);
     }
     clearInterval(beating);
-    await call("DELETE", `/v1/workers/${id}`).catch((error) => console.log(error.message));
+    await call(`/${worker.id}`, null, { method: "DELETE" });
   }
 }

@@ -141,5 +141,18 @@ async def test_a_node_worker_asked_to_drain_gives_back_nothing_and_exits_with_0(
     await connection.execute("select ops.drain_worker(id) from worker")
     (tmp_path / "gate").touch()
     assert worker.wait(20) == 0
-    assert await rows(connection, "select state, deaths from run") == [("scheduled", 0)]
+    assert await rows(connection, "select state, deaths from run") == [("queued", 0)]
     assert await rows(connection, "select id from worker") == []
+
+
+async def test_a_run_that_fails_again_and_again_has_failed_with_its_reason(
+    connection: Connection, start: Start, tmp_path: Path
+) -> None:
+    await enqueue(connection, task="node.review", queue="node", args=f'{{"folder": "{tmp_path}/nowhere"}}')
+    start()
+    await until(connection, "select from run_history")
+    ((state, attempt, failures, error),) = await rows(
+        connection, "select state, attempt, failures, error from run_history"
+    )
+    assert (state, attempt, failures) == ("failed", 4, 4)
+    assert "no such file or directory" in error["message"]

@@ -100,3 +100,16 @@ def test_the_session_of_a_run_is_there_with_the_run_and_closed_when_it_is_over(
     assert (acme.get(session).json()["state"], acme.get(session).json()["last_seq"]) == ("open", 1)
     db.execute(flush, [row[0], "outcome", "succeeded"])
     assert (acme.get(session).json()["state"], acme.get(session).json()["last_seq"]) == ("closed", 1)
+
+
+def test_a_session_of_which_nothing_is_kept_is_found_and_goes_on(acme: httpx.Client, db: psycopg.Connection) -> None:
+    acme.post("/v1/sessions", json={"id": "case-7"})
+    acme.post("/v1/sessions/case-7/events", json={"type": "a"})
+    db.execute("select set_config('howdah.now', (now() + interval '9 days')::text, false)")
+    db.execute("select cut_sessions(7)")
+    found = acme.get("/v1/sessions/case-7").json()
+    assert (found["state"], found["first_seq"], found["last_seq"]) == ("open", 2, 1)
+    assert acme.get("/v1/sessions").json()["items"] == [found]
+    assert acme.post("/v1/sessions/case-7/events", json={"type": "b"}).json()["seq"] == 2
+    page = acme.get("/v1/sessions/case-7/events").json()
+    assert (page["gap"], [event["id"] for event in page["events"]]) == ({"from": 1, "to": 1}, ["case-7/2"])
