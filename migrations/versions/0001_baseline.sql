@@ -206,7 +206,8 @@ create table worker (
 --   order_no    its number in its ordered session; null: the run is not ordered
 --   on_failure  of an ordered run: whether its session goes on without it (skip) or waits for it (block)
 --   retry       overrides its task's own strategy
---   deaths      attempts that ended with their worker; deaths_alone: those where nothing else ran on that worker
+--   deaths      attempts that ended with their worker since it last came to rest; deaths_alone: those where nothing else ran
+--               on that worker
 --   suspect     died more often than chance explains: it next runs alone
 --   parent_id, parent_step  the run, and the step of it, that wait for this one; null: nobody does
 --   awaits      of a waiting run: a JSON array of what it waits for, see waits_over. run_at: when it is woken at the latest
@@ -2469,7 +2470,7 @@ $$;
 -- at most. Returns how many.
 -- Dying in company proves nothing: a deploy or a lost machine takes hundreds along. A run that dies a second time is
 -- suspect: it next runs in a small company, then in a smaller one, then alone, and only deaths there count against it:
--- p_alone of them, and it has failed. So a run that kills its worker ends, and none of the hundreds beside it does.
+-- p_alone of them, and it has failed. Coming to rest takes all that back (flush). So a run that kills its worker ends, and none of the hundreds beside it does.
 -- Ordered runs whose session is held by somebody else are left for the next call.
 create function requeue_workers_runs(p_workers bigint[], p_limit integer, p_notify boolean, p_alone integer default 3)
 returns integer
@@ -3799,9 +3800,11 @@ begin
         from unnest(v_live, p_kinds, p_names, p_bodies, p_times) as i(run_id, kind, name, body, at)
         where i.kind = 'outcome' and i.name = 'wait' and i.run_id is not null;
         select array_agg(r.id) into v_cancelled from run as r where r.id = any (v_waits) and r.cancel_requested;
+        -- Its deaths are forgotten: it has come through what it had to do, and so is not what killed its workers. One that
+        -- dies of what it does next does not come to rest before it does that again.
         update run as r
-        set state = 'waiting', run_at = i.at, awaits = i.body::jsonb, fresh = false, suspect = false, worker_id = null,
-            claimed_at = null
+        set state = 'waiting', run_at = i.at, awaits = i.body::jsonb, fresh = false, suspect = false, deaths = 0,
+            deaths_alone = 0, worker_id = null, claimed_at = null
         from unnest(v_live, p_kinds, p_names, p_bodies, p_times) as i(run_id, kind, name, body, at)
         where i.kind = 'outcome' and i.name = 'wait' and r.id = i.run_id
           and r.id <> all (coalesce(v_ready, '{}')) and r.id <> all (coalesce(v_cancelled, '{}'));

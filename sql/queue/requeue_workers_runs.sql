@@ -2,7 +2,7 @@
 -- at most. Returns how many.
 -- Dying in company proves nothing: a deploy or a lost machine takes hundreds along. A run that dies a second time is
 -- suspect: it next runs in a small company, then in a smaller one, then alone, and only deaths there count against it:
--- p_alone of them, and it has failed. So a run that kills its worker ends, and none of the hundreds beside it does.
+-- p_alone of them, and it has failed. Coming to rest takes all that back (flush). So a run that kills its worker ends, and none of the hundreds beside it does.
 -- Ordered runs whose session is held by somebody else are left for the next call.
 create function requeue_workers_runs(p_workers bigint[], p_limit integer, p_notify boolean, p_alone integer default 3)
 returns integer

@@ -71,7 +71,8 @@ create table worker (
 --   order_no    its number in its ordered session; null: the run is not ordered
 --   on_failure  of an ordered run: whether its session goes on without it (skip) or waits for it (block)
 --   retry       overrides its task's own strategy
---   deaths      attempts that ended with their worker; deaths_alone: those where nothing else ran on that worker
+--   deaths      attempts that ended with their worker since it last came to rest; deaths_alone: those where nothing else ran
+--               on that worker
 --   suspect     died more often than chance explains: it next runs alone
 --   parent_id, parent_step  the run, and the step of it, that wait for this one; null: nobody does
 --   awaits      of a waiting run: a JSON array of what it waits for, see waits_over. run_at: when it is woken at the latest

@@ -191,9 +191,11 @@ begin
         from unnest(v_live, p_kinds, p_names, p_bodies, p_times) as i(run_id, kind, name, body, at)
         where i.kind = 'outcome' and i.name = 'wait' and i.run_id is not null;
         select array_agg(r.id) into v_cancelled from run as r where r.id = any (v_waits) and r.cancel_requested;
+        -- Its deaths are forgotten: it has come through what it had to do, and so is not what killed its workers. One that
+        -- dies of what it does next does not come to rest before it does that again.
         update run as r
-        set state = 'waiting', run_at = i.at, awaits = i.body::jsonb, fresh = false, suspect = false, worker_id = null,
-            claimed_at = null
+        set state = 'waiting', run_at = i.at, awaits = i.body::jsonb, fresh = false, suspect = false, deaths = 0,
+            deaths_alone = 0, worker_id = null, claimed_at = null
         from unnest(v_live, p_kinds, p_names, p_bodies, p_times) as i(run_id, kind, name, body, at)
         where i.kind = 'outcome' and i.name = 'wait' and r.id = i.run_id
           and r.id <> all (coalesce(v_ready, '{}')) and r.id <> all (coalesce(v_cancelled, '{}'));

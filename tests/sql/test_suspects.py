@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from howdah.sql.pool import Connection
-from howdah.sql.queue.calls import claim_suspects, heartbeat
+from howdah.sql.queue.calls import ClaimedRun, claim_suspects, heartbeat
 from tests.sql.engine import claim, enqueue, new_worker, outcome, rows, value, write
 
 
@@ -67,6 +67,38 @@ async def test_a_suspect_that_comes_back_alive_is_one_no_longer(connection: Conn
     (run,) = await claim_suspects(connection, await new_worker(connection), ["default"], ["t"])
     await write(connection, outcome(run, "retry"))
     assert [again.id for again in await claim(connection)] == [run.id]
+
+
+async def rest_and_wake(connection: Connection, run: ClaimedRun) -> None:
+    assert await write(connection, outcome(run, "wait", '[{"signal": "go", "after": 0}]')) == ["ok"]
+    await connection.execute("select from send_signals(null, array[%s::bigint], '{go}', '{1}')", [run.id])
+
+
+async def test_an_agents_deaths_are_forgotten_as_it_comes_to_rest(connection: Connection) -> None:
+    await enqueue(connection)
+    for _ in range(5):
+        worker = await new_worker(connection)
+        await claim(connection, worker=worker)
+        await die(connection, worker)
+        (run,) = await claim(connection)
+        # Each time for another signal than the last.
+        await connection.execute("delete from signal")
+        await rest_and_wake(connection, run)
+    assert await rows(connection, "select state, deaths, deaths_alone, suspect from run") == [("queued", 0, 0, False)]
+
+
+async def test_a_run_that_rests_and_then_kills_its_workers_fails_all_the_same(connection: Connection) -> None:
+    await enqueue(connection)
+    (run,) = await claim(connection)
+    await rest_and_wake(connection, run)
+    deaths = 0
+    while await value(connection, "select count(*) from run"):
+        worker = await new_worker(connection)
+        assert await claim(connection, worker=worker) or await claim_suspects(connection, worker, ["default"], ["t"])
+        await die(connection, worker)
+        deaths += 1
+        assert deaths <= 7, "two in company, then in companies of 50 and of 5, and three alone"
+    assert await rows(connection, "select error ->> 'type' from run_history") == ["WorkerDied"]
 
 
 async def test_limits_and_pauses_hold_for_suspects(connection: Connection) -> None:
