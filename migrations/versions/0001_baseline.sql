@@ -4550,6 +4550,15 @@ declare
     v_open text[];
     v_closed text[];
     v_ords bigint[];
+    v_tenants text[];
+    v_sessions text[];
+    v_types text[];
+    v_data text[];
+    v_keys text[];
+    v_sources text[];
+    v_subjects text[];
+    v_traceparents text[];
+    v_runs bigint[];
 begin
     perform assert_read_committed();
     if p_wait then
@@ -4578,28 +4587,32 @@ begin
                case when i.tenant || '/' || i.session = any (v_open) then 'created'
                     when i.tenant || '/' || i.session = any (v_closed) then 'closed'
                     when exists (select from session as s where s.tenant_id = i.tenant and s.id = i.session) then 'busy'
-                    else 'unknown_session' end order by i.ord),
-           array_agg(i.ord order by i.ord) filter (where i.tenant || '/' || i.session = any (v_open))
-    into v_status, v_ords
+                    else 'unknown_session' end order by i.ord)
+    into v_status
     from unnest(p_tenants, p_sessions) with ordinality as i(tenant, session, ord);
+    select array_agg(i.ord order by i.ord), array_agg(i.tenant order by i.ord), array_agg(i.session order by i.ord),
+           array_agg(i.type order by i.ord), array_agg(i.data order by i.ord), array_agg(i.key order by i.ord),
+           array_agg(i.source order by i.ord), array_agg(i.subject order by i.ord), array_agg(i.traceparent order by i.ord), array_agg(null::bigint)
+    into v_ords, v_tenants, v_sessions, v_types, v_data, v_keys, v_sources, v_subjects, v_traceparents, v_runs
+    from unnest(v_status, p_tenants, p_sessions, p_types, p_data, p_keys, p_sources, p_subjects, p_traceparents)
+        with ordinality as i(status, tenant, session, type, data, key, source, subject, traceparent, ord)
+    where i.status = 'created';
 
     return query
-    with numbered as materialized (
-        select n.* from number_events(
-            array(select p_tenants[o] from unnest(v_ords) as o), array(select p_sessions[o] from unnest(v_ords) as o),
-            array(select p_types[o] from unnest(v_ords) as o), array(select p_data[o] from unnest(v_ords) as o),
-            array(select p_keys[o] from unnest(v_ords) as o), array(select null::bigint from unnest(v_ords)),
-            array(select p_sources[o] from unnest(v_ords) as o), array(select p_subjects[o] from unnest(v_ords) as o),
-            array(select p_traceparents[o] from unnest(v_ords) as o)) as n
-    )
-    select i.ord, n.seq, coalesce(n.status, i.status)
-    from unnest(v_status) with ordinality as i(status, ord)
-    left join numbered as n on v_ords[n.ord] = i.ord
-    order by i.ord;
+    select u.ord, max(u.seq), coalesce(max(u.written), max(u.refused))
+    from (
+        select i.ord, null::bigint as seq, null::text as written, i.status as refused
+        from unnest(v_status) with ordinality as i(status, ord)
+        union all
+        select v_ords[n.ord], n.seq, n.status, null
+        from number_events(v_tenants, v_sessions, v_types, v_data, v_keys, v_runs, v_sources, v_subjects, v_traceparents) as n
+        where v_ords is not null
+    ) as u
+    group by u.ord
+    order by u.ord;
 
     if p_notify and v_ords is not null then
-        perform notify_sessions(array(select p_tenants[o] from unnest(v_ords) as o),
-                                array(select p_sessions[o] from unnest(v_ords) as o));
+        perform notify_sessions(v_tenants, v_sessions);
     end if;
 end
 $$;
@@ -5003,13 +5016,18 @@ begin
         from (select n.tenant, n.session, max(n.number) as last, max(n.at) as at from numbered as n group by 1, 2) as c
         where s.tenant_id = c.tenant and s.id = c.session
     )
-    select r.ord, r.seq, case when r.is_new then 'created' when r.seq is null then 'full' else 'existing' end
+    select r.ord, coalesce(r.seen, r.number, r.twins),
+           case when r.number is not null then 'created' when coalesce(r.seen, r.twins) is null then 'full' else 'existing' end
     from (
-        select i.ord, n.number is not null as is_new,
-               coalesce(i.seen, n.number, (select t.number from numbered as t
-                                           where t.tenant = i.tenant and t.session = i.session and t.key = i.key)) as seq
-        from item as i
-        left join numbered as n on n.ord = i.ord
+        select u.ord, max(u.seen) as seen, max(u.number) as number,
+               case when u.key is not null then max(max(u.number)) over (partition by u.tenant, u.session, u.key) end as twins
+        -- Put together by their places: a join, which could only be a nested loop here, compared each with each.
+        from (
+            select i.ord, i.tenant, i.session, i.key, i.seen, null::bigint as number from item as i
+            union all
+            select n.ord, n.tenant, n.session, n.key, null, n.number from numbered as n
+        ) as u
+        group by u.ord, u.tenant, u.session, u.key
     ) as r
     order by r.ord;
     perform wake_listeners(p_tenants, p_sessions);

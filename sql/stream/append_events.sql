@@ -27,6 +27,15 @@ declare
     v_open text[];
     v_closed text[];
     v_ords bigint[];
+    v_tenants text[];
+    v_sessions text[];
+    v_types text[];
+    v_data text[];
+    v_keys text[];
+    v_sources text[];
+    v_subjects text[];
+    v_traceparents text[];
+    v_runs bigint[];
 begin
     perform assert_read_committed();
     if p_wait then
@@ -55,28 +64,32 @@ begin
                case when i.tenant || '/' || i.session = any (v_open) then 'created'
                     when i.tenant || '/' || i.session = any (v_closed) then 'closed'
                     when exists (select from session as s where s.tenant_id = i.tenant and s.id = i.session) then 'busy'
-                    else 'unknown_session' end order by i.ord),
-           array_agg(i.ord order by i.ord) filter (where i.tenant || '/' || i.session = any (v_open))
-    into v_status, v_ords
+                    else 'unknown_session' end order by i.ord)
+    into v_status
     from unnest(p_tenants, p_sessions) with ordinality as i(tenant, session, ord);
+    select array_agg(i.ord order by i.ord), array_agg(i.tenant order by i.ord), array_agg(i.session order by i.ord),
+           array_agg(i.type order by i.ord), array_agg(i.data order by i.ord), array_agg(i.key order by i.ord),
+           array_agg(i.source order by i.ord), array_agg(i.subject order by i.ord), array_agg(i.traceparent order by i.ord), array_agg(null::bigint)
+    into v_ords, v_tenants, v_sessions, v_types, v_data, v_keys, v_sources, v_subjects, v_traceparents, v_runs
+    from unnest(v_status, p_tenants, p_sessions, p_types, p_data, p_keys, p_sources, p_subjects, p_traceparents)
+        with ordinality as i(status, tenant, session, type, data, key, source, subject, traceparent, ord)
+    where i.status = 'created';
 
     return query
-    with numbered as materialized (
-        select n.* from number_events(
-            array(select p_tenants[o] from unnest(v_ords) as o), array(select p_sessions[o] from unnest(v_ords) as o),
-            array(select p_types[o] from unnest(v_ords) as o), array(select p_data[o] from unnest(v_ords) as o),
-            array(select p_keys[o] from unnest(v_ords) as o), array(select null::bigint from unnest(v_ords)),
-            array(select p_sources[o] from unnest(v_ords) as o), array(select p_subjects[o] from unnest(v_ords) as o),
-            array(select p_traceparents[o] from unnest(v_ords) as o)) as n
-    )
-    select i.ord, n.seq, coalesce(n.status, i.status)
-    from unnest(v_status) with ordinality as i(status, ord)
-    left join numbered as n on v_ords[n.ord] = i.ord
-    order by i.ord;
+    select u.ord, max(u.seq), coalesce(max(u.written), max(u.refused))
+    from (
+        select i.ord, null::bigint as seq, null::text as written, i.status as refused
+        from unnest(v_status) with ordinality as i(status, ord)
+        union all
+        select v_ords[n.ord], n.seq, n.status, null
+        from number_events(v_tenants, v_sessions, v_types, v_data, v_keys, v_runs, v_sources, v_subjects, v_traceparents) as n
+        where v_ords is not null
+    ) as u
+    group by u.ord
+    order by u.ord;
 
     if p_notify and v_ords is not null then
-        perform notify_sessions(array(select p_tenants[o] from unnest(v_ords) as o),
-                                array(select p_sessions[o] from unnest(v_ords) as o));
+        perform notify_sessions(v_tenants, v_sessions);
     end if;
 end
 $$;

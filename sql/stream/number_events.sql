@@ -86,13 +86,18 @@ begin
         from (select n.tenant, n.session, max(n.number) as last, max(n.at) as at from numbered as n group by 1, 2) as c
         where s.tenant_id = c.tenant and s.id = c.session
     )
-    select r.ord, r.seq, case when r.is_new then 'created' when r.seq is null then 'full' else 'existing' end
+    select r.ord, coalesce(r.seen, r.number, r.twins),
+           case when r.number is not null then 'created' when coalesce(r.seen, r.twins) is null then 'full' else 'existing' end
     from (
-        select i.ord, n.number is not null as is_new,
-               coalesce(i.seen, n.number, (select t.number from numbered as t
-                                           where t.tenant = i.tenant and t.session = i.session and t.key = i.key)) as seq
-        from item as i
-        left join numbered as n on n.ord = i.ord
+        select u.ord, max(u.seen) as seen, max(u.number) as number,
+               case when u.key is not null then max(max(u.number)) over (partition by u.tenant, u.session, u.key) end as twins
+        -- Put together by their places: a join, which could only be a nested loop here, compared each with each.
+        from (
+            select i.ord, i.tenant, i.session, i.key, i.seen, null::bigint as number from item as i
+            union all
+            select n.ord, n.tenant, n.session, n.key, null, n.number from numbered as n
+        ) as u
+        group by u.ord, u.tenant, u.session, u.key
     ) as r
     order by r.ord;
     perform wake_listeners(p_tenants, p_sessions);

@@ -284,6 +284,15 @@ async def test_waiting_runs_are_read_only_by_what_wakes_them(deep: Connection, p
     assert await value(deep, "select count(*) from run where state = 'queued' and session_id = 'case-7'") == 20
 
 
+async def test_a_batch_of_events_is_put_together_once(deep: Connection, plans: Plans) -> None:
+    """Each event compared with each, 5,000 took 4 s."""
+    batch = [NewEvent("t1", f"case-{n % 3}" if n % 10 else "gone", "noted", key=f"new-{n % 300}") for n in range(600)]
+    appended = await append_events(deep, batch)
+    assert {each.status for each in appended} == {"created", "existing", "unknown_session"}
+    scans = re.findall(r"(?:CTE|Function|Subquery) Scan on [^\n]*loops=(\d+)", plans.text())
+    assert set(scans) == {"1"}, plans.text()
+
+
 async def test_a_runs_own_events_are_found_among_all_of_its_session(deep: Connection, plans: Plans) -> None:
     await deep.execute(
         "insert into event (tenant_id, session_id, seq, type, data, key, created_at)"
