@@ -90,21 +90,17 @@ class StreamController(Controller):
         last_id_in_query: LastIdInQuery = None,
     ) -> Response[Any]:
         """Stream the events of several sessions at once. Its ids hold for the same sessions in the same order."""
-        reader = await authenticate_reader(request, resources)
-        named = session_ids or []
-        for session_id in named:
-            reader.check(session_id)
-        if not 1 <= len(named) <= MAX_SESSIONS or len(set(named)) < len(named):
-            detail = f"name 1 to {MAX_SESSIONS} sessions, each once; {len(named)} were named"
-            raise Refused(422, "invalid-request", detail)
+        reader, named = await _asked(request, resources, session_ids)
         return await open_stream(request, resources, reader, named, types, last_id or last_id_in_query)
 
     @head("/v1/events", opt={OPEN: True}, include_in_schema=False)
     async def look_at_events(
-        self, request: Request[Any, Any, State], resources: NamedDependency[Resources]
+        self, request: Request[Any, Any, State], resources: NamedDependency[Resources], session_ids: Sessions = None
     ) -> Response[None]:
         """The headers of such a stream."""
-        await authenticate_reader(request, resources)
+        reader, named = await _asked(request, resources, session_ids)
+        for session_id in named:
+            await read_session(resources, reader.tenant_id, session_id)
         return head_of_stream()
 
 
@@ -155,6 +151,20 @@ async def open_stream(
 def head_of_stream() -> Response[None]:
     """What a HEAD gets where a GET would stream."""
     return Response(None, media_type=frames.EVENT_STREAM, headers=HEADERS)
+
+
+async def _asked(
+    request: Request[Any, Any, State], resources: Resources, session_ids: list[str] | None
+) -> tuple[StreamReader, list[str]]:
+    """Who asks for a stream, and the sessions that it names, which it may read if they are there."""
+    reader = await authenticate_reader(request, resources)
+    named = session_ids or []
+    for session_id in named:
+        reader.check(session_id)
+    if not 1 <= len(named) <= MAX_SESSIONS or len(set(named)) < len(named):
+        detail = f"name 1 to {MAX_SESSIONS} sessions, each once; {len(named)} were named"
+        raise Refused(422, "invalid-request", detail)
+    return reader, named
 
 
 async def _seated(

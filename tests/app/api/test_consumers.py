@@ -53,6 +53,20 @@ def test_acknowledgements_only_go_forward(acme: httpx.Client) -> None:
     assert acme.get(f"{CONSUMERS}/c").json()["acked_at"] is not None
 
 
+def test_a_consumer_has_time_after_the_end_for_what_it_has_not_acknowledged(acme: httpx.Client) -> None:
+    append(acme, 3)
+    acme.put(f"{CONSUMERS}/c", json={"required": True})
+    assert acme.post(f"{SESSION}/close").status_code == 200
+    assert acme.post(f"{CONSUMERS}/c/ack", json={"sequence": 1}).json()["acked_seq"] == 1
+    mine = {"params": {"consumer": "c"}, "headers": {"Accept": "text/event-stream"}}
+    told = acme.get(EVENTS, **mine).text
+    assert [f'"id":"case-7/{number}"' in told for number in (1, 2, 3)] == [False, True, True]
+    assert "event: howdah.end" in told
+    problem(acme.post(f"{CONSUMERS}/c/ack", json={"sequence": 4}), 422, "HW024")
+    assert acme.post(f"{CONSUMERS}/c/ack", json={"sequence": 3}).json()["acked_seq"] == 3
+    assert acme.get(EVENTS, **mine).status_code == 204
+
+
 def test_what_makes_no_sense_is_a_problem_and_changes_nothing(acme: httpx.Client, other: httpx.Client) -> None:
     append(acme, 2)
     acme.put(f"{CONSUMERS}/c", json={})

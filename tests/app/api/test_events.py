@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -249,12 +250,52 @@ def test_an_id_that_is_not_of_this_stream_resets_it(acme: httpx.Client, db: psyc
     acme.post("/v1/sessions/case-8/events", json={"type": "other"})
     with stream(acme, "/v1/sessions/case-8/events") as events:
         [of_other] = take(events, 1)
-    for last_id in ("garbage", "AAAA", of_other.id, "%00", "é".encode().decode("latin-1")):
+    with stream(acme) as events:
+        own = next(events).id
+    head = urlsafe_b64decode(own + "==")[:-1]
+    forged = [
+        urlsafe_b64encode(head + rest).decode().rstrip("=") for rest in (b"", b"\x80", b"\0\0", b"\xff" * 9 + b"\x7f")
+    ]
+    for last_id in (*forged, "garbage", "AAAA", of_other.id, "%00", "é".encode().decode("latin-1")):
         with stream(acme, last_event_id=last_id) as events:
             next(events)
             reset = next(events)
             assert (reset.event, "detail" in reset.json()) == ("howdah.reset", True)
             assert numbers(take(events, 1)) == [1]
+
+
+def test_an_id_of_another_tenant_s_session_of_the_same_name_resets_a_stream(
+    acme: httpx.Client, other: httpx.Client
+) -> None:
+    other.post("/v1/sessions", json={"id": "case-7"})
+    append(other, *"ab")
+    append(acme, *"ab")
+    with stream(other) as events:
+        of_other = take(events, 1)[-1]
+    with stream(acme, last_id=of_other.id) as events:
+        next(events)
+        assert next(events).event == "howdah.reset"
+        assert numbers(take(events, 2)) == [1, 2]
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_who_has_seen_more_than_there_is_is_told_and_gets_all(
+    acme: httpx.Client, db: psycopg.Connection, closed: bool
+) -> None:
+    append(acme, *"abcd")
+    with stream(acme) as events:
+        last = take(events, 4)[-1]
+    # A database that was restored from before.
+    db.execute("delete from event where seq > 2")
+    db.execute("update session set last_seq = 2")
+    if closed:
+        acme.post("/v1/sessions/case-7/close")
+    for place in ({"last_id": last.id}, {"after": 3}, {"after": (1 << 63) - 1}):
+        with stream(acme, **place) as events:
+            next(events)
+            assert next(events).event == "howdah.reset"
+            assert numbers(take(events, 2)) == [1, 2]
+            assert not closed or next(events).event == "howdah.end"
 
 
 def test_the_stream_of_a_closed_session_ends_after_its_last_event_and_then_is_over(acme: httpx.Client) -> None:

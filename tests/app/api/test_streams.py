@@ -114,9 +114,25 @@ def test_a_token_may_open_several_sessions_and_no_other(acme: httpx.Client, db: 
         params = {"session": ["case-7", "case-8"], "token": made}
         with nobody.stream("GET", "/v1/events", params=params, headers=ACCEPT) as response:
             assert ids(take(EventSource(response).iter_sse(), 1)) == ["case-8/1"]
-        problem(nobody.get("/v1/events", params={"session": "case-9", "token": made}, headers=ACCEPT), 403)
+        for part in ({"session": "case-8"}, {"session": ["case-8", "case-7"]}):
+            with nobody.stream("GET", "/v1/events", params={**part, "token": made}, headers=ACCEPT) as response:
+                assert ids(take(EventSource(response).iter_sse(), 1)) == ["case-8/1"]
+        assert nobody.get("/v1/sessions/case-8/events", params={"token": made}).json()["last_seq"] == 1
+        for names in (["case-9"], ["case-7", "case-9"], ["case-9", "case-7"]):
+            problem(nobody.get("/v1/events", params={"session": names, "token": made}, headers=ACCEPT), 403)
+        problem(nobody.get("/v1/sessions/case-9/events", params={"token": made}), 403)
     problem(acme.post("/v1/stream-tokens", json={}), 422)
     problem(acme.post("/v1/stream-tokens", json={"session": "case-7", "sessions": ["case-8"]}), 422)
+
+
+def test_a_token_is_made_only_for_sessions_that_are_all_there_and_one_s_own(
+    acme: httpx.Client, other: httpx.Client
+) -> None:
+    other.post("/v1/sessions", json={"id": "theirs"})
+    for names in (["case-7", "nowhere"], ["nowhere", "case-7"], ["case-7", "theirs"]):
+        problem(acme.post("/v1/stream-tokens", json={"sessions": names}), 404, "HW006")
+    for names in ([], [""], [f"s{number}" for number in range(51)]):
+        problem(acme.post("/v1/stream-tokens", json={"sessions": names}), 422)
 
 
 def test_a_stream_of_some_types_passes_over_the_others(acme: httpx.Client) -> None:
@@ -138,17 +154,55 @@ def test_a_consumer_gets_again_what_it_has_not_acknowledged(acme: httpx.Client) 
     problem(acme.get("/v1/sessions/case-7/events", params={"consumer": "nobody"}, headers=ACCEPT), 404, "HW023")
 
 
-@pytest.mark.parametrize("path", ["/v1/sessions/case-7/events", "/v1/events?session=case-7"])
-def test_head_tells_what_a_get_would_begin_with(acme: httpx.Client, path: str) -> None:
-    told = acme.head(path, headers=ACCEPT)
-    assert (told.status_code, told.content) == (200, b"")
-    with acme.stream("GET", path, headers=ACCEPT) as response:
-        for header in ("content-type", "vary", "cache-control"):
-            assert told.headers[header] == response.headers[header]
-    assert acme.head("/v1/sessions/case-7/events").headers["content-type"] == "application/json"
-    assert acme.head("/v1/sessions/nowhere/events").status_code == 404
+@pytest.fixture
+def paths(db: psycopg.Connection) -> list[str]:
+    """Of streams of a session, of several, of a run."""
+    row = db.execute("select run_id from enqueue_run('acme', 'invoice.send')").fetchone()
+    assert row is not None
+    return ["/v1/sessions/case-7/events", "/v1/events?session=case-7&session=case-8", f"/v1/runs/{row[0]}/events"]
+
+
+def test_head_tells_what_a_get_would_begin_with(acme: httpx.Client, paths: list[str]) -> None:
+    for path in paths:
+        told = acme.head(path, headers=ACCEPT)
+        assert (told.status_code, told.content) == (200, b"")
+        with acme.stream("GET", path, headers=ACCEPT) as response:
+            for header in ("content-type", "vary", "cache-control", "x-accel-buffering"):
+                assert told.headers[header] == response.headers[header]
+    for path in (paths[0], paths[2]):
+        assert acme.head(path).headers["content-type"] == acme.get(path).headers["content-type"]
+
+
+def test_head_is_refused_where_a_get_would_be(acme: httpx.Client, other: httpx.Client, paths: list[str]) -> None:
+    made = acme.post("/v1/stream-tokens", json={"session": "case-9"}).json()["token"]
     with client_for(str(acme.base_url), None) as nobody:
-        assert nobody.head(path, headers=ACCEPT).status_code == 401
+        for path in paths:
+            assert nobody.head(path, headers=ACCEPT).status_code == 401
+            assert nobody.head(path, params={**httpx.URL(path).params, "token": made}).status_code == 403
+            assert other.head(path, headers=ACCEPT).status_code == 404
+    for path, status in {
+        "/v1/sessions/nowhere/events": 404,
+        "/v1/events?session=case-7&session=nowhere": 404,
+        "/v1/runs/12/events": 404,
+        "/v1/events": 422,
+        "/v1/events?session=case-7&session=case-7": 422,
+    }.items():
+        assert acme.get(path, headers=ACCEPT).status_code == status
+        assert acme.head(path, headers=ACCEPT).status_code == status
+
+
+def test_a_marker_tells_how_far_a_filtered_stream_is_and_resumes_it_there(
+    acme: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "TURN_SECONDS", 0.01)
+    with stream(acme, type="wanted") as events:
+        begun = next(events).id
+        append(acme, *"abc")
+        marker = next(event for event in events if event.id != begun)
+        assert (marker.event, marker.data) == ("message", "")
+    append(acme, "d")
+    with stream(acme, last_id=marker.id) as events:
+        assert numbers(take(events, 1)) == [4]
 
 
 @pytest.mark.parametrize("limit", ["process", "tenant", "key"])
@@ -256,14 +310,15 @@ def test_many_streams_that_end_with_their_process_come_back_over_a_spread(databa
         api.process.wait(PATIENCE)
 
 
-def test_a_client_that_never_reads_is_let_go_and_costs_a_bounded_buffer(
-    database_url: str, acme_key: str, db: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("at_a_time", [0, 1])
+def test_a_client_that_reads_nothing_or_a_byte_at_a_time_is_let_go_and_misses_nothing(
+    database_url: str, acme_key: str, db: psycopg.Connection, monkeypatch: pytest.MonkeyPatch, at_a_time: int
 ) -> None:
     monkeypatch.setattr(rounds, "TURN_SECONDS", 0.05)
     monkeypatch.setattr(rounds, "SLOW_SECONDS", 0.2)
-    with api_thread(database_url) as url, client_for(url, acme_key) as client:
+    with api_thread(database_url) as url, client_for(url, acme_key) as client, socket.socket() as deaf:
         host, port = url.removeprefix("http://").split(":")
-        deaf = socket.create_connection((host, int(port)))
+        deaf.connect((host, int(port)))
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
         deaf.sendall(
             f"GET /v1/sessions/case-7/events HTTP/1.1\r\nHost: {host}\r\nAccept: text/event-stream\r\n"
@@ -279,19 +334,22 @@ def test_a_client_that_never_reads_is_let_go_and_costs_a_bounded_buffer(
             while f'"sequence":"{400:020}"'.encode() not in received[-40_000:]:
                 received += next(arriving)
         assert sequences(received) == list(range(1, 401))
+        deaf.settimeout(PATIENCE)
+        received = bytearray()
         deadline = time.monotonic() + PATIENCE
         while "howdah_streams_slow_total 1.0" not in client.get("/metrics").text:
             assert time.monotonic() < deadline
+            received += deaf.recv(at_a_time)
             time.sleep(0.05)
         # Should it read on after all, it gets what was on its way, in order, and then the reason.
-        deaf.settimeout(PATIENCE)
-        received = bytearray()
         while b"event: howdah.slow" not in received[-40_000:]:
             received += deaf.recv(1 << 20)
-        deaf.close()
-    found = sequences(received)
-    assert found == list(range(1, len(found) + 1))
-    assert len(found) < 400
+        found = sequences(received)
+        assert found == list(range(1, len(found) + 1))
+        assert len(found) < 400
+        last_id = bytes(received).rpartition(b"\nid: ")[2].partition(b"\n")[0].decode()
+        with stream(client, last_id=last_id) as events:
+            assert numbers(take(events, 400 - len(found))) == list(range(len(found) + 1, 401))
 
 
 def sequences(stream: bytes) -> list[int]:

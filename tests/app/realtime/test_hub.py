@@ -336,13 +336,16 @@ async def test_a_client_that_takes_nothing_is_let_go_and_told(
     monkeypatch.setattr(rounds_module, "TURN_SECONDS", 0.01)
     monkeypatch.setattr(rounds_module, "SLOW_SECONDS", 0.05)
     with subscribed(hub) as stuck, subscribed(hub) as quick:
-        stuck.sending_since = asyncio.get_running_loop().time()
         await append(pool, 1)
-        async with asyncio.timeout(PATIENCE):
-            while await stuck.next():
-                pass
-        assert (stuck.end, quick.end) == ("slow", None)
         assert await take(hub, quick, 1) == [1]
+        stuck.sending_since = asyncio.get_running_loop().time()
+        async with asyncio.timeout(PATIENCE):
+            while stuck.end is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert (stuck.end, quick.end) == ("slow", None)
+        assert await stuck.next() == b"", "what waited for it is still held"
+        await append(pool, 1)
+        assert await take(hub, quick, 1) == [2]
 
 
 def readers_in_memory() -> int:
