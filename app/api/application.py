@@ -18,6 +18,7 @@ from howdah.app.api.files import FileController
 from howdah.app.api.health import check_live, check_readiness
 from howdah.app.api.metrics import Metrics, provide_metrics, read_metrics, start_clock
 from howdah.app.api.models import ModelController
+from howdah.app.api.new_events import NewEventController
 from howdah.app.api.openapi import complete_document, openapi_config, read_asset
 from howdah.app.api.partials import PartialController
 from howdah.app.api.problems import EXCEPTION_HANDLERS
@@ -43,6 +44,7 @@ CONTROLLERS = (
     ScheduleController,
     SessionController,
     ConsumerController,
+    NewEventController,
     EventController,
     PartialController,
     StreamController,

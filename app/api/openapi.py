@@ -22,10 +22,11 @@ from howdah.app.api.auth import TENANT_HEADER
 from howdah.app.api.problems import MEDIA_TYPE, Refused
 
 PATH = "/schema"
+# Litestar adds the charset to those of text.
 ASSETS = {
-    "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
-    "swagger-ui-standalone-preset.js": "text/javascript; charset=utf-8",
-    "swagger-ui.css": "text/css; charset=utf-8",
+    "swagger-ui-bundle.js": "text/javascript",
+    "swagger-ui-standalone-preset.js": "text/javascript",
+    "swagger-ui.css": "text/css",
     "favicon-32x32.png": "image/png",
 }
 TAGS = {

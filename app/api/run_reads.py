@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import ColumnElement, DateTime, Row, Select, Text, cast, null, select, tuple_, union_all
+from sqlalchemy import ColumnElement, DateTime, Row, Select, Text, cast, func, null, select, tuple_, union_all
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from howdah.app.api.pagination import bad_cursor, decode_cursor, encode_cursor
@@ -86,7 +86,7 @@ class RunPage(msgspec.Struct, frozen=True):
 
 class Step(msgspec.Struct, frozen=True):
     """A finished step. `took`: seconds from the start of its last try to its end. `bytes`: the size of `output`.
-    `repeats`: how often a later attempt finished it again, 0 unless something is wrong."""
+    `repeats`: how often a later attempt finished it again, 0 unless something is wrong. `output`: unless left out."""
 
     step: str
     attempt: int
@@ -95,7 +95,7 @@ class Step(msgspec.Struct, frozen=True):
     took: float
     bytes: int
     repeats: int
-    output: Any
+    output: Any = msgspec.UNSET
 
 
 class StepPage(msgspec.Struct, frozen=True):
@@ -157,7 +157,10 @@ async def find_run(engine: AsyncEngine, tenant_id: str | None, run_id: int) -> R
 async def list_runs(
     engine: AsyncEngine, tenant_id: str | None, filters: dict[str, str | None], cursor: str | None, limit: int
 ) -> RunPage:
-    """A page of runs, newest first. `filters`: wanted values of state, queue, task, session and parent; None: any."""
+    """A page of runs, newest first. `filters`: wanted values of state, queue, task, session and parent; None: any.
+
+    The parent "none" is that of runs that no other has spawned.
+    """
     wanted = {name: value for name, value in filters.items() if value is not None}
     scope = f"runs of {tenant_id} {sorted(wanted.items())}"
     position = decode_cursor(scope, cursor)
@@ -176,12 +179,14 @@ async def list_runs(
             continue
         columns = table.c
         conditions: list[ColumnElement[bool]] = [
-            columns[_COLUMNS.get(name, name)] == (parse_run_id(value) if name == "parent" else value)
-            for name, value in wanted.items()
+            columns[_COLUMNS.get(name, name)] == value for name, value in wanted.items() if name != "parent"
         ]
-        if table is run_history and "parent" in wanted:
-            # No child is older than its parent: leaves out partitions of days before it.
-            conditions.append(columns.finished_at >= created_at(parse_run_id(wanted["parent"])))
+        if "parent" in wanted:
+            parent = None if wanted["parent"] == "none" else parse_run_id(wanted["parent"])
+            conditions.append(columns.parent_id.is_(None) if parent is None else columns.parent_id == parent)
+            if table is run_history and parent is not None:
+                # No child is older than its parent: leaves out partitions of days before it.
+                conditions.append(columns.finished_at >= created_at(parent))
         if tenant_id is not None:
             conditions.append(columns.tenant_id == tenant_id)
         if position is not None:
@@ -198,23 +203,38 @@ async def list_runs(
 
 
 async def list_steps(
-    engine: AsyncEngine, tenant_id: str | None, run_id: int, cursor: str | None, limit: int
+    engine: AsyncEngine,
+    tenant_id: str | None,
+    run_id: int,
+    cursor: str | None,
+    limit: int,
+    *,
+    step: str | None = None,
+    outputs: bool = True,
 ) -> StepPage:
-    """A page of a run's finished steps, without what they keep aside for themselves."""
+    """A page of a run's finished steps, without what they keep aside for themselves.
+
+    `step`: only the one of this name. `outputs`: whether with what they returned.
+    """
     scope = f"steps of {run_id}"
     position = decode_cursor(scope, cursor)
     c = checkpoint.c
-    query = select(c.step, c.attempt, c.started_at, c.finished_at, c.repeats, cast(c.output, Text).label("output"))
+    output = cast(c.output, Text)
+    query = select(c.step, c.attempt, c.started_at, c.finished_at, c.repeats, func.octet_length(output).label("bytes"))
+    if outputs:
+        query = query.add_columns(output.label("output"))
+    if step is not None:
+        query = query.where(c.step == step)
     query = query.where(c.run_id == run_id, c.step.op("!~")(ASIDE)).order_by(c.finished_at, c.step).limit(limit + 1)
     if tenant_id is not None:
         query = query.where(c.tenant_id == tenant_id)
     if position is not None:
-        time, _, step = position.partition(" ")
+        time, _, name = position.partition(" ")
         try:
             after = datetime.fromisoformat(time)
         except ValueError:
             raise bad_cursor(cursor or "") from None
-        query = query.where(tuple_(c.finished_at, c.step) > tuple_(after, step))
+        query = query.where(tuple_(c.finished_at, c.step) > tuple_(after, name))
     async with engine.connect() as connection:
         rows = (await connection.execute(query)).all()
     steps = [
@@ -225,9 +245,9 @@ async def list_steps(
             row.finished_at,
             # The start is by a worker's clock, the end by the server's.
             max(0.0, (row.finished_at - row.started_at).total_seconds()),
-            len((row.output or "").encode()),
+            row.bytes or 0,
             row.repeats,
-            _raw(row.output),
+            _raw(row.output) if outputs else msgspec.UNSET,
         )
         for row in rows[:limit]
     ]

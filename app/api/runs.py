@@ -159,7 +159,9 @@ class RunController(Controller):
         queue: FromQuery[str | None] = None,
         task: FromQuery[str | None] = None,
         session: FromQuery[str | None] = None,
-        parent: Annotated[str | None, QueryParameter(description="The run whose children they are.")] = None,
+        parent: Annotated[
+            str | None, QueryParameter(description="The run whose children they are; `none`: those that are nobody's.")
+        ] = None,
         cursor: Cursor = None,
         limit: Limit = DEFAULT_LIMIT,
     ) -> RunPage:
@@ -269,10 +271,12 @@ class RunController(Controller):
         run_id: RunId,
         caller: NamedDependency[Caller],
         resources: NamedDependency[Resources],
+        step: Annotated[str | None, QueryParameter(description="Only the step of this name.")] = None,
+        outputs: Annotated[bool, QueryParameter(description="Whether with their outputs.")] = True,
         cursor: Cursor = None,
         limit: Limit = DEFAULT_LIMIT,
     ) -> StepPage:
         """List the finished steps of a run with their outputs, in the order in which they finished."""
         number = parse_run_id(run_id)
         await find_run(resources.engine, caller.tenant_id, number)
-        return await list_steps(resources.engine, caller.tenant_id, number, cursor, limit)
+        return await list_steps(resources.engine, caller.tenant_id, number, cursor, limit, step=step, outputs=outputs)

@@ -70,14 +70,14 @@ def render_to_reader(request: Request[Any, Any, State], error: Exception) -> Res
     return SentAway() if answer.status_code == 503 and _speaks_as_event_source(request) else answer
 
 
-READER_EXCEPTION_HANDLERS: ExceptionHandlersMap = {Exception: render_to_reader}
+READER_ERRORS: ExceptionHandlersMap = {Exception: render_to_reader}
 
 
 class StreamController(Controller):
     """Streams over many sessions."""
 
     tags = ("sessions",)
-    exception_handlers = READER_EXCEPTION_HANDLERS
+    exception_handlers = READER_ERRORS
 
     @get("/v1/events", opt={OPEN: True}, responses=STREAM_RESPONSES)
     async def stream_events(

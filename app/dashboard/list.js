@@ -12,11 +12,12 @@ const LOOK_MS = 2_000;
 /** Shows `path`, a list with a cursor, newest first. `row(item)` makes a row, `update(row, item)` tells it anew. */
 export class LiveList {
   #wanted = FIRST;
-  #filters = {};
+  #filters;
   #turn = 0;
 
-  constructor(api, { path, empty, row, update }) {
+  constructor(api, { path, empty, row, update, filters = {} }) {
     this.api = api;
+    this.#filters = filters;
     this.path = path;
     this.row = row;
     this.update = update;

@@ -1,4 +1,4 @@
-// The list of runs: newest first, by state and task.
+// The list of runs: newest first, by state and task; those that other runs have spawned are asked for.
 
 import { el, say } from "./dom.js";
 import { LiveList, pane } from "./list.js";
@@ -15,12 +15,16 @@ export class RunList {
       empty: "No runs. Start one, and it appears here.",
       row: (run) => this.#row(run),
       update: (row, run) => this.#update(row, run),
+      filters: { parent: "none" },
     });
-    const filter = () => this.list.filter({ state: this.state.value, task: this.task.value });
+    const filter = () =>
+      this.list.filter({ state: this.state.value, task: this.task.value, parent: this.children.value });
     this.state = el("select", { "aria-label": "State", onchange: filter }, option("", "any state"));
     this.state.append(...RUN_STATES.map((state) => option(state, state)));
     this.task = el("select", { "aria-label": "Task", onchange: filter }, option("", "any task"));
-    this.node = pane("Runs", el("div", { class: "filters" }, this.state, this.task), this.list);
+    this.children = el("select", { "aria-label": "Children", onchange: filter }, option("none", "without children"));
+    this.children.append(option("", "with children"));
+    this.node = pane("Runs", el("div", { class: "filters" }, this.state, this.task, this.children), this.list);
     api.get("/v1/tasks").then(
       ({ items }) => this.task.append(...items.map(({ task }) => option(task, task))),
       () => {}, // without them the list is still one of all tasks

@@ -1,6 +1,6 @@
 // The steps of a run, as they finish: when, how long, on which attempt, how large; what they returned on request.
 
-import { el, reconcile, say } from "./dom.js";
+import { el, fill, reconcile, say } from "./dom.js";
 import { pretty, unfolding } from "./json.js";
 import { clock, fullTime, plural, size, took } from "./words.js";
 
@@ -30,7 +30,7 @@ export class Steps {
     // One that was written late comes before the last of a page: the page before is read again.
     let place = Math.max(0, this.#cursors.length - 2);
     for (let cursor = this.#cursors[place]; ; place += 1) {
-      const page = await this.api.get(this.path, { cursor, limit: PAGE });
+      const page = await this.api.get(this.path, { cursor, limit: PAGE, outputs: false });
       this.#take(page.items);
       cursor = page.next;
       if (cursor === null) break;
@@ -52,7 +52,7 @@ export class Steps {
     const started = this.#shown.map((step) => Date.parse(step.started_at));
     const from = Math.min(Date.parse(run.created_at), ...started);
     const to = Math.max(run.finished_at ? Date.parse(run.finished_at) : Date.now(), from + 1);
-    reconcile(this.rows, this.#shown, (step) => step.step, row, (node, step) => {
+    reconcile(this.rows, this.#shown, (step) => step.step, (step) => this.#row(step), (node, step) => {
       const bar = node.querySelector(".span");
       bar.style.setProperty("--from", (Date.parse(step.started_at) - from) / (to - from));
       bar.style.setProperty("--to", Math.min(1, (Date.parse(step.finished_at) - from) / (to - from)));
@@ -65,11 +65,25 @@ export class Steps {
     if (this.#names.size === 0 && run.finished_at) say(this.empty, "It has none.");
     if (follow) this.box.scrollTop = this.box.scrollHeight;
   }
+
+  #row(step) {
+    return el("li", {}, unfolding(el("details", {}, summary(step)), () => this.#output(step.step)));
+  }
+
+  /** What a step returned, read when it is unfolded. */
+  #output(step) {
+    const node = el("div", {}, el("p", { class: "note" }, "Reading …"));
+    this.api.get(this.path, { step }).then(
+      ({ items }) => fill(node, items.length > 0 ? pretty(items[0].output) : el("p", { class: "note" }, "It is not kept any more.")),
+      (error) => fill(node, el("p", { class: "note", role: "status" }, error.message)),
+    );
+    return node;
+  }
 }
 
-function row(step) {
+function summary(step) {
   const again = step.repeats > 0 ? `, finished ${plural(step.repeats, "time")} more` : "";
-  const summary = el(
+  return el(
     "summary",
     {},
     el("span", { class: "step-name", title: step.step }, step.step),
@@ -79,5 +93,4 @@ function row(step) {
     el("span", { class: "attempt", title: `on attempt ${step.attempt}${again}` }, `attempt ${step.attempt}`),
     el("time", { datetime: step.finished_at, title: fullTime(step.finished_at) }, clock(step.finished_at)),
   );
-  return el("li", {}, unfolding(el("details", {}, summary), () => pretty(step.output)));
 }

@@ -244,6 +244,13 @@ async def test_steps_are_listed_in_the_order_in_which_they_finished(
     ]
     assert steps[0]["output"] == {"of": "extract"}
     assert rest["next"] is None
+    (bare, *_) = (await api.get(f"/v1/runs/{run_id}/steps", params={"outputs": False})).json()["items"]
+    assert {**bare, "output": steps[0]["output"]} == steps[0]
+    assert "output" not in bare
+    assert bare["bytes"] == len('{"of": "extract"}')
+    (named,) = (await api.get(f"/v1/runs/{run_id}/steps", params={"step": "classify"})).json()["items"]
+    assert named == steps[1]
+    assert (await api.get(f"/v1/runs/{run_id}/steps", params={"step": "none"})).json()["items"] == []
 
 
 async def test_an_administrator_reads_any_run_and_creates_for_a_tenant_named(

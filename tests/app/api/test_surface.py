@@ -158,6 +158,8 @@ async def test_the_docs_page_asks_no_other_host_for_anything(client: httpx.Async
         response = await client.get(asset)
         assert response.status_code == 200
         assert len(response.content) > 500
+        kind = {"js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8", "png": "image/png"}
+        assert response.headers["content-type"] == kind[asset.rpartition(".")[2]]
     as_problem(await client.get("/schema/assets/index.html"), 404, "not-found")
     as_problem(await client.get("/schema/assets/..%2f__init__.py"), 404, "not-found")
     assert (await client.get("/schema/openapi.json")).json()["openapi"].startswith("3.1")

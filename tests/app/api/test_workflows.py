@@ -210,6 +210,10 @@ async def test_children_are_listed_and_a_tree_shows_them_all(
     listed = (await api.get(f"/v1/runs?parent={root}")).json()["items"]
     assert [int(run["id"]) for run in listed] == children[::-1], "live and over, newest first"
     assert {(run["parent"], run["parent_step"]) for run in listed} == {(root, "pages")}
+    nobodys = (await api.get("/v1/runs?parent=none")).json()["items"]
+    assert root in {run["id"] for run in nobodys}
+    assert {run["parent"] for run in nobodys} == {None}
+    assert (await api.get("/v1/runs?parent=none&state=failed")).json()["items"] == []
     (one,) = (await api.get(f"/v1/runs?parent={root}&state=failed")).json()["items"]
     assert int(one["id"]) == failed
     assert (await api.get(f"/v1/runs/{failed}")).json()["parent"] == root

@@ -74,9 +74,13 @@ def test_a_run_is_started_and_its_steps_come_as_they_finish(
     page.shows(".detail-head", "succeeded")
     page.shows(".result", "3")
     page.shows(".rows a[aria-current]", "gate.pass")
-    assert acme.get("/v1/runs").json()["items"][0]["session"] == "tour"
+    (run,) = acme.get("/v1/runs").json()["items"]
+    assert run["session"] == "tour"
+    outputs = {step["step"]: step["output"] for step in acme.get(f"/v1/runs/{run['id']}/steps").json()["items"]}
     assert page.texts(".steps .step-name") == ["gate 1", "gate 2", "gate 3"]
-    assert len(acme.get("/v1/runs").json()["items"]) == 1
+    assert page.texts(".steps .json") == []
+    page.driver.execute_script("document.querySelectorAll('.steps details')[1].open = true")
+    page.until(lambda: page.texts(".steps .json") == [str(outputs["gate 2"])])
 
 
 def test_a_question_is_answered_and_children_are_shown(
@@ -88,6 +92,13 @@ def test_a_question_is_answered_and_children_are_shown(
     page.shows(".waits", "Waits for approval")
     page.shows(".tree", "book.judge")
     assert len(page.texts(".tree li")) == 3
+    page.shows(".rows", "book.review")
+    assert "book.judge" not in page.text(".rows")
+    page.driver.execute_script(
+        "const asked = document.querySelector('[aria-label=Children]'); asked.value = '';"
+        "asked.dispatchEvent(new Event('change'))"
+    )
+    page.shows(".rows", "book.judge")
     page.press("approve")
     page.shows(".detail-head", "succeeded")
     page.shows(".result", "approve, 3 points")
