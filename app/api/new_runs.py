@@ -111,7 +111,7 @@ async def create_run(
     if must_be_read(new, enqueued):
         run = await find_run(resources.engine, new.tenant_id, run_id)
     else:
-        run = Run(**summary_fields(new, run_id), args=msgspec.Raw(new.args.encode()))
+        run = Run(**summary_fields(new, run_id, enqueued.task), args=msgspec.Raw(new.args.encode()))
     return run, 200 if enqueued.status == "existing" else 201, {"Location": f"/v1/runs/{run_id}"}
 
 
@@ -185,7 +185,7 @@ def batch_result(index: int, new: NewRun, outcome: Enqueued | BaseException, kno
     if run_id in known:
         fields = {name: getattr(known[run_id], name) for name in RunSummary.__struct_fields__}
         return BatchResult(index, status, RunSummary(**fields))
-    return BatchResult(index, status, RunSummary(**summary_fields(new, run_id)))
+    return BatchResult(index, status, RunSummary(**summary_fields(new, run_id, outcome.task)))
 
 
 def must_be_read(new: NewRun, enqueued: Enqueued) -> bool:
@@ -194,16 +194,16 @@ def must_be_read(new: NewRun, enqueued: Enqueued) -> bool:
     return enqueued.run_id is not None and (enqueued.status == "existing" or new.order is not None)
 
 
-def summary_fields(new: NewRun, run_id: int) -> dict[str, Any]:
+def summary_fields(new: NewRun, run_id: int, task: str) -> dict[str, Any]:
     """A new run as it is on disk, without asking for it: the id tells by the database's own clock whether it is due.
-    Not for ordered ones."""
+    `task` is what its name meant. Not for ordered ones."""
     created = created_at(run_id)
     later = new.run_at is not None and new.run_at > created
     return {
         "id": str(run_id),
         "tenant": new.tenant_id,
         "queue": new.queue,
-        "task": new.task,
+        "task": task,
         "state": "scheduled" if later else "queued",
         "priority": new.priority,
         "session": new.session_id,

@@ -85,7 +85,7 @@ class Kit:
         self._working = False
 
     def __enter__(self) -> Self:
-        self._sending = self.app.replace_connector(self._connector())
+        self._sending = self.app.replace_connector(procrastinate.PsycopgConnector(conninfo=self._conninfo))
         self._sending.__enter__()
         return self
 
@@ -265,15 +265,13 @@ class Kit:
                 witness=self._executioner,
             )
             self._executioner.watch(worker)
-            # A connector keeps the pool of the first worker that opened it.
-            with self.app.replace_connector(self._connector()):
-                life = asyncio.create_task(worker.run(until_idle=True))
-                try:
-                    await asyncio.wait([life], timeout=end - asyncio.get_running_loop().time())
-                finally:
-                    if late := not life.done():
-                        worker.die()
-                        await asyncio.wait([life])
+            life = asyncio.create_task(worker.run(until_idle=True))
+            try:
+                await asyncio.wait([life], timeout=end - asyncio.get_running_loop().time())
+            finally:
+                if late := not life.done():
+                    worker.die()
+                    await asyncio.wait([life])
             life.result()
             if late:
                 raise TimeoutError(
@@ -284,6 +282,3 @@ class Kit:
         async with await connect(self._conninfo) as connection:
             cursor = await connection.execute("select id, task from run where state = 'running' order by id limit 5")
             return ", ".join(f"run {run_id} of {task!r}" for run_id, task in await cursor.fetchall()) or "the queue"
-
-    def _connector(self) -> procrastinate.PsycopgConnector:
-        return procrastinate.PsycopgConnector(conninfo=self._conninfo)

@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
+import procrastinate
 import structlog
 
 from howdah.jobs import maintenance
@@ -146,6 +147,8 @@ class Worker:
                 self._witness,
                 partials,
             )
+            # A connector keeps the first pool that it is given: the app gets its own back, the next worker a new one.
+            stack.enter_context(self._app.replace_connector(procrastinate.PsycopgConnector()))
             await self._app.open_async(pool)
             async with pool.connection() as connection:
                 # Where no worker has been for long, today has no partition yet; from then on a periodic task cares.

@@ -55,10 +55,11 @@ class NewRun:
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
-    """`run_id` is None where the run was refused."""
+    """`run_id` is None where the run was refused; `task` is as the run bears it, with its version."""
 
     run_id: int | None
     status: EnqueueStatus
+    task: str
 
 
 class ClaimedRun(msgspec.Struct, frozen=True):
@@ -125,7 +126,7 @@ class TaskEntry:
 async def enqueue_runs(connection: Connection, runs: Sequence[NewRun], *, notify: bool = True) -> list[Enqueued]:
     """Enqueue a batch in one statement; inside the caller's transaction if there is one."""
     cursor = await connection.execute(
-        "select run_id, status from enqueue_runs(%s::text[], %s::text[], %s::text[], %s::text[], %s::integer[],"
+        "select run_id, status, task from enqueue_runs(%s::text[], %s::text[], %s::text[], %s::text[], %s::integer[],"
         " %s::timestamptz[], %s::text[], %s::text[], %s::text[], %s::text[], %s::timestamptz[], %s::text[],"
         " %s::interval[], %s)",
         [

@@ -11,9 +11,11 @@
 --   p_windows    how long an idempotency key is remembered; null: a day
 --   p_parent, p_parent_step  the run, and its step, that waits for all of these: see spawn_children
 -- A task that has versions means the newest, unless one is named: 'name@2', or 'name@1', whose runs bear the plain name.
--- status: created | existing (same key, same task and arguments: its run is returned)
+-- status: created | existing (same key, same task and arguments: its run is returned; the plain name is the same task as the
+--         version that the run has, also when there is a newer one by now)
 --         | conflict (same key, other task or arguments) | not_unique | unknown_tenant
 --         | queue_full (its queue caps what may wait there); a bad item fails alone.
+-- task: as the run bears it, with its version.
 create function enqueue_runs(
     p_tenants text[],
     p_tasks text[],
@@ -31,7 +33,7 @@ create function enqueue_runs(
     p_notify boolean default true,
     p_parent bigint default null,
     p_parent_step text default null
-) returns table (ord bigint, run_id bigint, status text)
+) returns table (ord bigint, run_id bigint, status text, task text)
 language plpgsql
 set enable_hashjoin = off
 set enable_mergejoin = off
@@ -81,10 +83,10 @@ begin
         using unnest(p_tenants, p_keys) as i(tenant, key)
         where k.tenant_id = i.tenant and k.key = i.key and k.expires_at <= v_now;
 
-        insert into idempotency_key as k (tenant_id, key, fingerprint, run_id, created_at, expires_at)
-        select distinct on (i.tenant, i.key) i.tenant, i.key, md5(i.task || chr(10) || i.args::jsonb), i.id, v_now,
+        insert into idempotency_key as k (tenant_id, key, task, args_md5, run_id, created_at, expires_at)
+        select distinct on (i.tenant, i.key) i.tenant, i.key, i.task, md5(i.args::jsonb::text), i.id, v_now,
                v_now + coalesce(i.keep, interval '1 day')
-        from unnest(p_tenants, p_tasks, p_args, p_keys, v_ids, v_status, p_windows) with ordinality
+        from unnest(p_tenants, v_tasks, p_args, p_keys, v_ids, v_status, p_windows) with ordinality
             as i(tenant, task, args, key, id, status, keep, ord)
         where i.key is not null and i.status = 'created'
         order by i.tenant, i.key, i.ord
@@ -92,11 +94,13 @@ begin
 
         select array_agg(case when k.run_id is null or k.run_id = i.id then i.id else k.run_id end order by i.ord),
                array_agg(case when k.run_id is null or k.run_id = i.id then i.status
-                              when k.fingerprint = md5(i.task || chr(10) || i.args::jsonb) then 'existing'
-                              else 'conflict' end order by i.ord)
-        into v_ids, v_status
-        from unnest(p_tenants, p_tasks, p_args, p_keys, v_ids, v_status) with ordinality
-            as i(tenant, task, args, key, id, status, ord)
+                              when k.args_md5 = md5(i.args::jsonb::text)
+                                   and (k.task = i.task or regexp_replace(k.task, '@[0-9]+$', '') = i.asked) then 'existing'
+                              else 'conflict' end order by i.ord),
+               array_agg(coalesce(k.task, i.task) order by i.ord)
+        into v_ids, v_status, v_tasks
+        from unnest(p_tenants, v_tasks, p_tasks, p_args, p_keys, v_ids, v_status) with ordinality
+            as i(tenant, task, asked, args, key, id, status, ord)
         left join idempotency_key as k on k.tenant_id = i.tenant and k.key = i.key and i.key is not null;
     end if;
 
@@ -170,8 +174,8 @@ begin
     end if;
 
     return query
-    select i.ord, case when i.status in ('created', 'existing') then i.id end, i.status
-    from unnest(v_ids, v_status) with ordinality as i(id, status, ord)
+    select i.ord, case when i.status in ('created', 'existing') then i.id end, i.status, i.task
+    from unnest(v_ids, v_status, v_tasks) with ordinality as i(id, status, task, ord)
     order by i.ord;
 end
 $$;

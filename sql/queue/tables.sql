@@ -217,10 +217,12 @@ create index run_history_finished_idx on run_history using brin (finished_at) wi
 -- A finish must never fail for want of a partition: days that nobody prepared land here.
 create table run_history_default partition of run_history default;
 
+-- task, args_md5: of the run that the key stands for.
 create table idempotency_key (
     tenant_id text not null,
     key text not null,
-    fingerprint text not null,
+    task text not null,
+    args_md5 text not null,
     run_id bigint not null,
     created_at timestamptz not null default now(),
     expires_at timestamptz not null,

@@ -167,6 +167,25 @@ async def test_a_strategy_that_makes_no_sense_fails_its_run(
     assert "what was wrong at first" in error["traceback"]
 
 
+async def test_workers_of_one_app_follow_one_another_and_leave_it_as_it_was(
+    app: App, work: Work, connection: Connection
+) -> None:
+    @app.task(name="second")
+    async def second() -> None: ...
+
+    @app.task(name="first")
+    async def first() -> None:
+        await second.defer_async()
+
+    for finished in (2, 4):
+        await enqueue(connection, task="first")
+        await work(app)
+        assert await rows(connection, "select state from run_history") == ["succeeded"] * finished
+    async with app.open_async():
+        await first.defer_async()
+    assert await rows(connection, "select task, state from run") == [("first", "queued")]
+
+
 async def test_a_task_that_no_worker_here_has_stays_queued(app: App, work: Work, connection: Connection) -> None:
     @app.task(name="known")
     async def known() -> None: ...

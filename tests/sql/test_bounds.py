@@ -79,7 +79,7 @@ async def test_a_key_is_remembered_for_its_window(connection: Connection) -> Non
     await connection.execute("set howdah.now = '2030-01-01 00:00:00+00'")
     first = await send(timedelta(minutes=10))
     await connection.execute("set howdah.now = '2030-01-01 00:09:59+00'")
-    assert await send(None) == type(first)(first.run_id, "existing")
+    assert await send(None) == type(first)(first.run_id, "existing", "t")
     await connection.execute("set howdah.now = '2030-01-01 00:10:00+00'")
     second = await send(None)
     assert second.status == "created"

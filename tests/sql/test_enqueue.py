@@ -42,6 +42,28 @@ async def test_the_same_key_and_body_is_the_same_run(connection: Connection) -> 
     assert await value(connection, "select count(*) from run") == 1
 
 
+async def test_a_key_stands_for_a_version_however_that_was_named(connection: Connection) -> None:
+    async def register(name: str) -> None:
+        await connection.execute("select register_tasks(array[%s], '{workflow}', '{q}', '{\"{}\"}', '{\"\"}')", [name])
+
+    async def send(name: str, key: str) -> tuple[int | None, str, str]:
+        (answer,) = await enqueue_runs(connection, [NewRun("default", name, idempotency_key=key)])
+        return answer.run_id, answer.status, answer.task
+
+    await register("w")
+    first, *_ = await send("w@1", "one")
+    assert await send("w", "one") == (first, "existing", "w")
+    assert (await send("w", "two"))[1:] == ("created", "w")
+    await register("w@2")
+    assert await send("w", "one") == (first, "existing", "w"), "the same request again, after a deploy"
+    assert await send("w@1", "one") == (first, "existing", "w")
+    assert (await send("w@2", "one"))[1] == "conflict"
+    newest, *_ = await send("w", "three")
+    assert await send("w@2", "three") == (newest, "existing", "w@2")
+    assert (await send("w@1", "three"))[1] == "conflict"
+    assert await rows(connection, "select task from run order by id") == ["w", "w", "w@2"]
+
+
 @pytest.mark.parametrize("other", [NewRun("default", "t", '{"a": 2}'), NewRun("default", "u", '{"a": 1}')])
 async def test_a_key_with_another_body_or_task_is_a_conflict(connection: Connection, other: NewRun) -> None:
     await enqueue(connection, args='{"a": 1}', idempotency_key="k")

@@ -38,7 +38,7 @@ DEPTH = """
         select 't1', 'case-' || s, n, 'noted', '{}', n::text, now()
         from generate_series(1, 1000) as s, generate_series(1, 10) as n;
     insert into idempotency_key
-        select 't1', n::text, '', n, now(), now() + interval '1 day' from generate_series(1, 5000) as n;
+        select 't1', n::text, '', '', n, now(), now() + interval '1 day' from generate_series(1, 5000) as n;
     analyze;
 """
 

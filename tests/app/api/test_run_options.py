@@ -59,12 +59,19 @@ async def test_a_version_is_what_was_named_and_the_plain_name_the_newest(
     )
     assert (await api.post("/v1/runs", json={**BODY, "task": "invoice.send@2"})).status_code == 422, "it wants a number"
     new = {"args": {"number": 7}}
-    for run in (
+    asked = [
         {**new, "task": "invoice.send"}, {**new, "task": "invoice.send@2"}, {**BODY, "task": "invoice.send@1"}
-    ):  # fmt: skip
-        assert (await api.post("/v1/runs", json=run)).status_code == 201
-    sent = db.execute("select task from run order by id").fetchall()
-    assert [name for (name,) in sent] == ["invoice.send@2", "invoice.send@2", "invoice.send"]
+    ]  # fmt: skip
+    answers = []
+    for run in asked:
+        response = await api.post("/v1/runs", json=run)
+        assert response.status_code == 201
+        assert (await api.get(response.headers["location"])).json() == response.json()
+        answers.append(response.json()["task"])
+    batch = (await api.post("/v1/runs/batch", json={"runs": asked})).json()["items"]
+    sent = [name for (name,) in db.execute("select task from run order by id").fetchall()]
+    assert sent == 2 * ["invoice.send@2", "invoice.send@2", "invoice.send"]
+    assert answers + [item["run"]["task"] for item in batch] == sent
     only = await api.post("/v1/runs", json={**BODY, "task": "invoice.void@1"})
     assert only.status_code == 201, only.text
 
