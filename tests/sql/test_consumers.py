@@ -63,12 +63,16 @@ async def test_what_cannot_be_acknowledged_is_refused_and_changes_nothing(
 ) -> None:
     await append(connection, 2)
     await put(connection, required=required)
+    # Another tenant's session of the same name has more.
+    await connection.execute("select create_tenant('acme'), create_session('acme', 's')")
+    await connection.execute("select append_event('acme', 's', 'e') from generate_series(1, 3)")
     call = "select ack_events(%s, %s, %s, %s)"
     assert isinstance(await refused(connection, call, "default", "s", "c", 3), NoSuchEvent)
     assert isinstance(await refused(connection, call, "default", "s", "c", (1 << 63) - 1), NoSuchEvent)
     assert isinstance(await refused(connection, call, "default", "s", "nobody", 1), UnknownConsumer)
     assert isinstance(await refused(connection, call, "default", "nowhere", "c", 1), UnknownSession)
-    assert isinstance(await refused(connection, call, "acme", "s", "c", 1), UnknownSession)
+    assert isinstance(await refused(connection, call, "acme", "s", "c", 1), UnknownConsumer)
+    assert isinstance(await refused(connection, call, "nobody", "s", "c", 1), UnknownSession)
     assert (await read_consumer(connection, "default", "s", "c")).acked_seq == 0
 
 

@@ -254,7 +254,8 @@ def test_an_id_that_is_not_of_this_stream_resets_it(acme: httpx.Client, db: psyc
         own = next(events).id
     head = urlsafe_b64decode(own + "==")[:-1]
     forged = [
-        urlsafe_b64encode(head + rest).decode().rstrip("=") for rest in (b"", b"\x80", b"\0\0", b"\xff" * 9 + b"\x7f")
+        urlsafe_b64encode(head + rest).decode().rstrip("=")
+        for rest in (b"", b"\x80", b"\1\x80", b"\0\0", b"\xff" * 9 + b"\x7f")
     ]
     for last_id in (*forged, "garbage", "AAAA", of_other.id, "%00", "é".encode().decode("latin-1")):
         with stream(acme, last_event_id=last_id) as events:
