@@ -20,6 +20,7 @@ from howdah.app.api.metrics import Metrics, begin
 from howdah.app.api.new_runs import KEY_CHARACTERS, MAX_KEY, NewRunBody, create_run
 from howdah.app.api.problems import MEDIA_TYPE, Problem, problem_of
 from howdah.app.api.run_reads import Run
+from howdah.app.api.traceparent import traceparent_of
 from howdah.app.composition import Resources
 
 PATH = "/v1/runs"
@@ -67,7 +68,8 @@ async def _respond(
     try:
         caller = await authenticate(headers, resources)
         data = decode_body(await _read(receive), NewRunBody)
-        return await create_run(data, caller, headers.get("idempotency-key"), resources, metrics)
+        key, traceparent = headers.get("idempotency-key"), traceparent_of(headers)
+        return await create_run(data, caller, key, resources, metrics, traceparent)
     except Exception as error:
         problem, more = problem_of(error, PATH)
         return problem, problem.status, more
