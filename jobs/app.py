@@ -63,6 +63,7 @@ class Workflow(Generic[P, R]):
         order: OnFailure | None = None,
         deadline: datetime | None = None,
         retry: RetryValue = False,
+        traceparent: str | None = None,
     ) -> Workflow[P, R]:
         """The same workflow, whose next runs are sent with these options.
 
@@ -79,6 +80,8 @@ class Workflow(Generic[P, R]):
             When the run has failed if it has not ended.
         retry
             In place of the workflow's own.
+        traceparent
+            W3C trace context that its events bear, and those of its children.
         """
         options = {
             "tenant_id": tenant or DEFAULT_TENANT,
@@ -92,6 +95,7 @@ class Workflow(Generic[P, R]):
             "order": order,
             "deadline": deadline,
             "retry": override_json(retry),
+            "traceparent": traceparent,
         }
         return replace(self, options=options)
 

@@ -109,6 +109,7 @@ run = Table(
     Column("error", JSONB),
     Column("parent_id", BigInteger),
     Column("parent_step", Text),
+    Column("traceparent", Text),
     Column("awaits", JSONB),
 )
 
@@ -163,6 +164,7 @@ run_history = Table(
     Column("error", JSONB),
     Column("parent_id", BigInteger),
     Column("parent_step", Text),
+    Column("traceparent", Text),
 )
 
 checkpoint = Table(

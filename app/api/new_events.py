@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import Annotated, Any
 
 import msgspec
@@ -17,6 +16,7 @@ from howdah.app.api.auth import Caller
 from howdah.app.api.bodies import JsonBody
 from howdah.app.api.problems import FieldError, Problem, Refused, problem_of
 from howdah.app.api.sessions import SessionPath
+from howdah.app.api.traceparent import TRACEPARENT, traceparent_of
 from howdah.app.composition import Resources
 from howdah.sql.errors import HowdahError, SessionClosed, SessionFull, UnknownSession
 from howdah.sql.json_values import checked
@@ -41,7 +41,6 @@ Source = Annotated[
 Subject = Annotated[
     str, msgspec.Meta(min_length=1, max_length=255, description="What it is about; left out, of a run: the run.")
 ]
-TRACEPARENT = r"^[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$(?!\n)"
 Traceparent = Annotated[
     str, msgspec.Meta(pattern=TRACEPARENT, description="W3C trace context; left out: the request's own header.")
 ]
@@ -105,7 +104,7 @@ class NewEventController(Controller):
     ) -> Response[AppendResults | AppendResult]:
         """Append one event, or a batch of which a bad one fails alone. 201 once it is on disk."""
         single = data.events is None
-        results = await _append(resources, caller.tenant(), session_id, _asked(data), _traceparent(request))
+        results = await _append(resources, caller.tenant(), session_id, _asked(data), traceparent_of(request.headers))
         refusals = [result for result in results if isinstance(result, Exception)]
         # What is wrong with the session is wrong with the request, not with its items.
         of_session = [r for r in refusals if isinstance(r, UnknownSession | SessionClosed | SessionFull)]
@@ -166,12 +165,6 @@ def _new_event(tenant_id: str, session_id: str, new: EventToAppend, data: str, t
     return NewEvent(
         tenant_id, session_id, new.type, data, new.key, new.source, new.subject, new.traceparent or traceparent
     )
-
-
-def _traceparent(request: Request[Any, Any, State]) -> str | None:
-    """The request's own, where it is one: another is ignored, as W3C asks."""
-    given = request.headers.get("traceparent", "")
-    return given if re.match(TRACEPARENT, given) else None
 
 
 def _result(index: int, result: Appended | Exception) -> AppendResult:

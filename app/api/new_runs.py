@@ -101,10 +101,15 @@ class BatchResults(msgspec.Struct, frozen=True):
 
 
 async def create_run(
-    data: NewRunBody, caller: Caller, key: str | None, resources: Resources, metrics: Metrics
+    data: NewRunBody,
+    caller: Caller,
+    key: str | None,
+    resources: Resources,
+    metrics: Metrics,
+    traceparent: str | None,
 ) -> tuple[Run, int, dict[str, str]]:
     """Create a run, whichever way the request came: the run that there is now, the status and the headers to answer."""
-    new = await checked_run(data, caller.tenant(), key, resources)
+    new = await checked_run(data, caller.tenant(), key, resources, traceparent)
     enqueued = await resources.enqueuer.submit(new)
     metrics.enqueued(enqueued.status)
     run_id = accepted_id(new, enqueued)
@@ -116,7 +121,12 @@ async def create_run(
 
 
 async def checked_run(
-    data: NewRunBody, tenant_id: str, key: str | None, resources: Resources, where: str = ""
+    data: NewRunBody,
+    tenant_id: str,
+    key: str | None,
+    resources: Resources,
+    traceparent: str | None,
+    where: str = "",
 ) -> NewRun:
     """The run to enqueue, once its task is known and its arguments fit."""
     task, text = await checked_args(data.task, bytes(data.args), resources, where)
@@ -138,6 +148,7 @@ async def checked_run(
         deadline=data.deadline,
         retry=None if data.retry is None else override_json(RetryStrategy(**msgspec.structs.asdict(data.retry))),
         key_window=None if data.idempotency_window_s is None else timedelta(seconds=data.idempotency_window_s),
+        traceparent=traceparent,
     )
 
 

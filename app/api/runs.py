@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
-from litestar import Controller, Response, get, patch, post
+from litestar import Controller, Request, Response, get, patch, post
+from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromQuery, HeaderParameter, JSONBody, PathParameter, QueryParameter
@@ -45,6 +46,7 @@ from howdah.app.api.run_reads import (
     list_steps,
     parse_run_id,
 )
+from howdah.app.api.traceparent import traceparent_of
 from howdah.app.composition import Resources
 from howdah.app.run_waiter import TooManyWaiters
 from howdah.sql.errors import HowdahError, UnknownRun, WrongState
@@ -99,6 +101,7 @@ class RunController(Controller):
     )
     async def create_run(
         self,
+        request: Request[Any, Any, State],
         data: JSONBody[NewRunBody],
         caller: NamedDependency[Caller],
         resources: NamedDependency[Resources],
@@ -115,26 +118,28 @@ class RunController(Controller):
         ] = None,
     ) -> Response[Run]:
         """Create a run. 201 once it is on disk; 200 with the first one's run where the idempotency key was seen."""
-        run, status, headers = await create_run(data, caller, idempotency_key, resources, metrics)
+        traceparent = traceparent_of(request.headers)
+        run, status, headers = await create_run(data, caller, idempotency_key, resources, metrics, traceparent)
         return Response(run, status_code=status, headers=headers)
 
     @post("/batch", status_code=200, dto=JsonItems[RunBatch])
     async def create_runs(
         self,
+        request: Request[Any, Any, State],
         data: JSONBody[list[bytes]],
         caller: NamedDependency[Caller],
         resources: NamedDependency[Resources],
         metrics: NamedDependency[Metrics],
     ) -> BatchResults:
         """Create up to 1,000 runs in one transaction. A bad item fails alone: see each item's status."""
-        tenant_id = caller.tenant()
+        tenant_id, traceparent = caller.tenant(), traceparent_of(request.headers)
         results: list[BatchResult | None] = [None] * len(data)
         new_runs: dict[int, NewRun] = {}
         for index, item in enumerate(data):
             where = f"/runs/{index}"
             try:
                 run = decode_body(item, BatchItem, where)
-                new_runs[index] = await checked_run(run, tenant_id, run.idempotency_key, resources, where)
+                new_runs[index] = await checked_run(run, tenant_id, run.idempotency_key, resources, traceparent, where)
             except (Refused, HowdahError) as error:
                 results[index] = failed_result(index, error)
         outcomes = await asyncio.gather(*map(resources.enqueuer.add, new_runs.values()), return_exceptions=True)

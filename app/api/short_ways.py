@@ -25,6 +25,7 @@ from howdah.app.api.problems import MEDIA_TYPE, Problem, problem_of
 from howdah.app.api.run_reads import Run
 from howdah.app.api.stream_tokens import authenticate_reader
 from howdah.app.api.streams import MAX_LAST_ID, open_stream, render_to_reader
+from howdah.app.api.traceparent import traceparent_of
 from howdah.app.composition import Resources
 from howdah.app.realtime.frames import EVENT_STREAM
 
@@ -115,7 +116,8 @@ async def _respond(
     try:
         caller = await authenticate(headers, resources)
         data = decode_body(await _read(receive), NewRunBody)
-        return await create_run(data, caller, headers.get("idempotency-key"), resources, metrics)
+        key, traceparent = headers.get("idempotency-key"), traceparent_of(headers)
+        return await create_run(data, caller, key, resources, metrics, traceparent)
     except Exception as error:
         problem, more = problem_of(error, RUNS)
         return problem, problem.status, more

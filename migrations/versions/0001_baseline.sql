@@ -238,9 +238,11 @@ create table run (
     error jsonb,
     parent_id bigint,
     parent_step text,
+    traceparent text,
     awaits jsonb,
     constraint run_pkey primary key (id),
     constraint run_args_check check (jsonb_typeof(args) = 'object'),
+    constraint run_traceparent_check check (traceparent ~ '^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$'),
     constraint run_priority_check check (priority > -2147483648),
     constraint run_order_check check (
         (order_no is null) = (on_failure is null) and (order_no is null or session_id is not null)
@@ -341,6 +343,7 @@ create table run_history (
     error jsonb,
     parent_id bigint,
     parent_step text,
+    traceparent text,
     constraint run_history_pkey primary key (id, finished_at),
     constraint run_history_state_check check (state in ('succeeded', 'failed', 'cancelled'))
 ) partition by range (finished_at);
@@ -1098,7 +1101,8 @@ create function enqueue_run(
     p_deadline timestamptz default null,
     p_retry jsonb default null,
     p_window interval default null,
-    p_notify boolean default true
+    p_notify boolean default true,
+    p_traceparent text default null
 ) returns table (run_id bigint, status text)
 language plpgsql
 as $$
@@ -1110,7 +1114,8 @@ begin
     select e.run_id, e.status into v_id, v_status
     from enqueue_runs(array[p_tenant], array[p_task], array[p_args::text], array[p_queue], array[p_priority],
                       array[p_run_at], array[p_session], array[p_key], array[p_unique], array[p_order],
-                      array[p_deadline], array[p_retry::text], array[p_window], p_notify) as e;
+                      array[p_deadline], array[p_retry::text], array[p_window], p_notify,
+                      p_traceparents => array[p_traceparent]) as e;
     case v_status
         when 'unknown_tenant' then
             raise exception 'tenant % is unknown', quote_literal(p_tenant)
@@ -1142,6 +1147,7 @@ $$;
 --   p_retries    JSON objects that override the task's own retry strategy; null: none
 --   p_windows    how long an idempotency key is remembered; null: a day
 --   p_parent, p_parent_step  the run, and its step, that waits for all of these: see spawn_children
+--   p_traceparents  W3C trace contexts, which the runs' events bear, and their children's; null: none
 -- A task that has versions means the newest, unless one is named: 'name@2', or 'name@1', whose runs bear the plain name.
 -- status: created | existing (same key, same task and arguments: its run is returned; the plain name is the same task as the
 --         version that the run has, also when there is a newer one by now)
@@ -1164,7 +1170,8 @@ create function enqueue_runs(
     p_windows interval[] default null,
     p_notify boolean default true,
     p_parent bigint default null,
-    p_parent_step text default null
+    p_parent_step text default null,
+    p_traceparents text[] default null
 ) returns table (ord bigint, run_id bigint, status text, task text)
 language plpgsql
 set enable_hashjoin = off
@@ -1253,15 +1260,16 @@ begin
 
     with inserted as (
         insert into run (id, tenant_id, queue, task, state, priority, session_id, unique_key, args, run_at, order_no,
-                         on_failure, deadline, retry, parent_id, parent_step)
+                         on_failure, deadline, retry, parent_id, parent_step, traceparent)
         select i.id, i.tenant, i.queue, i.task,
                case when not i.head then 'blocked' when i.run_at > v_now then 'scheduled' else 'queued' end,
                coalesce(i.priority, 0), i.session, i.unique_key, i.args::jsonb, i.run_at, i.order_no,
-               case when i.order_no is not null then i.kind end, i.deadline, i.retry::jsonb, p_parent, p_parent_step
+               case when i.order_no is not null then i.kind end, i.deadline, i.retry::jsonb, p_parent, p_parent_step,
+               i.traceparent
         from unnest(v_ids, p_tenants, v_queues, v_tasks, p_priorities, p_sessions, p_unique, p_args, p_run_ats, v_status,
-                    v_order_nos, v_heads, p_orders, p_deadlines, p_retries)
+                    v_order_nos, v_heads, p_orders, p_deadlines, p_retries, p_traceparents)
             with ordinality as i(id, tenant, queue, task, priority, session, unique_key, args, run_at, status,
-                                 order_no, head, kind, deadline, retry, ord)
+                                 order_no, head, kind, deadline, retry, traceparent, ord)
         where i.status = 'created'
         order by i.tenant, i.unique_key, i.ord
         on conflict (tenant_id, unique_key)
@@ -1629,15 +1637,15 @@ begin
         returning r.id, r.tenant_id, r.queue, r.task, f.state, r.priority, r.session_id, r.args, r.attempt,
                   r.failures + (f.state = 'failed')::integer as failures, r.deaths, r.deaths_alone, r.order_no,
                   r.on_failure, r.retry, r.worker_id, r.claimed_at, f.output, coalesce(f.error, r.error) as error,
-                  r.parent_id, r.parent_step
+                  r.parent_id, r.parent_step, r.traceparent
     ),
     moved as (
         insert into run_history (id, tenant_id, queue, task, state, priority, session_id, args, attempt, failures, deaths,
                                  deaths_alone, order_no, on_failure, retry, worker_id, claimed_at, finished_at, output,
-                                 error, parent_id, parent_step)
+                                 error, parent_id, parent_step, traceparent)
         select g.id, g.tenant_id, g.queue, g.task, g.state, g.priority, g.session_id, g.args, g.attempt, g.failures,
                g.deaths, g.deaths_alone, g.order_no, g.on_failure, g.retry, g.worker_id, g.claimed_at, v_now, g.output,
-               g.error, g.parent_id, g.parent_step
+               g.error, g.parent_id, g.parent_step, g.traceparent
         from gone as g
     )
     select array_agg(distinct g.parent_id) into v_parents from gone as g where g.parent_id is not null;
@@ -2454,10 +2462,11 @@ begin
         end if;
         with live as (
             insert into run (id, tenant_id, queue, task, state, fresh, priority, session_id, args, attempt, error, order_no,
-                             on_failure, retry, parent_id, parent_step)
+                             on_failure, retry, parent_id, parent_step, traceparent)
             select b.id, b.tenant_id, b.queue, b.task, case when not v_heads[i.ord] then 'blocked' else 'queued' end, false,
                    b.priority, b.session_id, b.args, b.attempt, b.error, v_nos[i.ord],
-                   case when v_nos[i.ord] is not null then b.on_failure end, b.retry, b.parent_id, b.parent_step
+                   case when v_nos[i.ord] is not null then b.on_failure end, b.retry, b.parent_id, b.parent_step,
+                   b.traceparent
             from generate_subscripts(v_back, 1) as i(ord)
             cross join lateral (select (v_back[i.ord]).*) as b
             returning id, queue, tenant_id, task, state
@@ -4195,7 +4204,7 @@ end
 $$;
 
 -- Enqueues child runs of a step of a running run and keeps their ids as that step's output, in one transaction: all are
--- there, or none. They go to the parent's tenant, and have its deadline.
+-- there, or none. They go to the parent's tenant, and have its deadline and its trace.
 --   p_attempt  the parent's fencing token; refused (HW001) when it is an old one
 --   p_step     a part of the step's children, whose ids are kept under this name; p_group: the step, which awaits all parts
 -- Returns the children's ids, in order: those of before where the step has spawned already.
@@ -4227,7 +4236,8 @@ begin
         from enqueue_runs(
             array_fill(v_run.tenant_id, array[v_count]), p_tasks, p_args, p_queues,
             p_deadlines => array_fill(v_run.deadline, array[v_count]), p_notify => p_notify,
-            p_parent => p_run, p_parent_step => p_group) as e;
+            p_parent => p_run, p_parent_step => p_group,
+            p_traceparents => array_fill(v_run.traceparent, array[v_count])) as e;
         if v_bad is not null then
             raise exception 'run % can have no such children: %', p_run, v_bad
                 using errcode = case v_bad when 'queue_full' then 'HW018' else 'HW004' end,
@@ -4623,7 +4633,7 @@ begin
 end
 $$;
 
--- Events written by runs, in the same transaction as their checkpoints. The caller holds the sessions' locks.
+-- Events written by runs, in the same transaction as their checkpoints; they bear their run's trace. The caller holds the sessions' locks.
 -- A run may write to a session that was closed meanwhile: its history must not lose what happened.
 -- Answers the positions of those that their session's window has no room for.
 create function append_run_events(
@@ -4634,17 +4644,19 @@ as $$
 declare
     v_tenants text[];
     v_sessions text[];
+    v_traceparents text[];
     v_full integer[];
 begin
     if p_runs = '{}' then
         return '{}';
     end if;
-    select array_agg(r.tenant_id order by i.ord), array_agg(session_of_run(r.id, r.session_id) order by i.ord)
-    into v_tenants, v_sessions
+    select array_agg(r.tenant_id order by i.ord), array_agg(session_of_run(r.id, r.session_id) order by i.ord),
+           array_agg(r.traceparent order by i.ord)
+    into v_tenants, v_sessions, v_traceparents
     from unnest(p_runs) with ordinality as i(run_id, ord)
     join run as r on r.id = i.run_id;
     select coalesce(array_agg(n.ord::integer), '{}') into v_full
-    from number_events(v_tenants, v_sessions, p_types, p_data, p_keys, p_runs) as n
+    from number_events(v_tenants, v_sessions, p_types, p_data, p_keys, p_runs, p_traceparents => v_traceparents) as n
     where n.status = 'full';
     if p_notify then
         perform notify_sessions(v_tenants, v_sessions);

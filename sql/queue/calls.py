@@ -36,6 +36,8 @@ class NewRun:
         A JSON object as text that overrides the task's retry strategy.
     key_window
         How long the idempotency key is remembered; None: a day.
+    traceparent
+        W3C trace context that its events bear, and its children's.
     """
 
     tenant_id: str
@@ -51,6 +53,7 @@ class NewRun:
     deadline: datetime | None = None
     retry: str | None = None
     key_window: timedelta | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ async def enqueue_runs(connection: Connection, runs: Sequence[NewRun], *, notify
     cursor = await connection.execute(
         "select run_id, status, task from enqueue_runs(%s::text[], %s::text[], %s::text[], %s::text[], %s::integer[],"
         " %s::timestamptz[], %s::text[], %s::text[], %s::text[], %s::text[], %s::timestamptz[], %s::text[],"
-        " %s::interval[], %s)",
+        " %s::interval[], %s, p_traceparents => %s::text[])",
         [
             texts([run.tenant_id for run in runs]),
             texts([run.task for run in runs]),
@@ -144,6 +147,7 @@ async def enqueue_runs(connection: Connection, runs: Sequence[NewRun], *, notify
             texts([run.retry for run in runs]),
             intervals([run.key_window for run in runs]),
             notify,
+            texts([run.traceparent for run in runs]),
         ],
     )
     return [Enqueued(*row) for row in await cursor.fetchall()]

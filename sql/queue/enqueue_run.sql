@@ -14,7 +14,8 @@ create function enqueue_run(
     p_deadline timestamptz default null,
     p_retry jsonb default null,
     p_window interval default null,
-    p_notify boolean default true
+    p_notify boolean default true,
+    p_traceparent text default null
 ) returns table (run_id bigint, status text)
 language plpgsql
 as $$
@@ -26,7 +27,8 @@ begin
     select e.run_id, e.status into v_id, v_status
     from enqueue_runs(array[p_tenant], array[p_task], array[p_args::text], array[p_queue], array[p_priority],
                       array[p_run_at], array[p_session], array[p_key], array[p_unique], array[p_order],
-                      array[p_deadline], array[p_retry::text], array[p_window], p_notify) as e;
+                      array[p_deadline], array[p_retry::text], array[p_window], p_notify,
+                      p_traceparents => array[p_traceparent]) as e;
     case v_status
         when 'unknown_tenant' then
             raise exception 'tenant % is unknown', quote_literal(p_tenant)

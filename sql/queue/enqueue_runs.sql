@@ -10,6 +10,7 @@
 --   p_retries    JSON objects that override the task's own retry strategy; null: none
 --   p_windows    how long an idempotency key is remembered; null: a day
 --   p_parent, p_parent_step  the run, and its step, that waits for all of these: see spawn_children
+--   p_traceparents  W3C trace contexts, which the runs' events bear, and their children's; null: none
 -- A task that has versions means the newest, unless one is named: 'name@2', or 'name@1', whose runs bear the plain name.
 -- status: created | existing (same key, same task and arguments: its run is returned; the plain name is the same task as the
 --         version that the run has, also when there is a newer one by now)
@@ -32,7 +33,8 @@ create function enqueue_runs(
     p_windows interval[] default null,
     p_notify boolean default true,
     p_parent bigint default null,
-    p_parent_step text default null
+    p_parent_step text default null,
+    p_traceparents text[] default null
 ) returns table (ord bigint, run_id bigint, status text, task text)
 language plpgsql
 set enable_hashjoin = off
@@ -121,15 +123,16 @@ begin
 
     with inserted as (
         insert into run (id, tenant_id, queue, task, state, priority, session_id, unique_key, args, run_at, order_no,
-                         on_failure, deadline, retry, parent_id, parent_step)
+                         on_failure, deadline, retry, parent_id, parent_step, traceparent)
         select i.id, i.tenant, i.queue, i.task,
                case when not i.head then 'blocked' when i.run_at > v_now then 'scheduled' else 'queued' end,
                coalesce(i.priority, 0), i.session, i.unique_key, i.args::jsonb, i.run_at, i.order_no,
-               case when i.order_no is not null then i.kind end, i.deadline, i.retry::jsonb, p_parent, p_parent_step
+               case when i.order_no is not null then i.kind end, i.deadline, i.retry::jsonb, p_parent, p_parent_step,
+               i.traceparent
         from unnest(v_ids, p_tenants, v_queues, v_tasks, p_priorities, p_sessions, p_unique, p_args, p_run_ats, v_status,
-                    v_order_nos, v_heads, p_orders, p_deadlines, p_retries)
+                    v_order_nos, v_heads, p_orders, p_deadlines, p_retries, p_traceparents)
             with ordinality as i(id, tenant, queue, task, priority, session, unique_key, args, run_at, status,
-                                 order_no, head, kind, deadline, retry, ord)
+                                 order_no, head, kind, deadline, retry, traceparent, ord)
         where i.status = 'created'
         order by i.tenant, i.unique_key, i.ord
         on conflict (tenant_id, unique_key)

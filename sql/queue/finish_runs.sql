@@ -26,15 +26,15 @@ begin
         returning r.id, r.tenant_id, r.queue, r.task, f.state, r.priority, r.session_id, r.args, r.attempt,
                   r.failures + (f.state = 'failed')::integer as failures, r.deaths, r.deaths_alone, r.order_no,
                   r.on_failure, r.retry, r.worker_id, r.claimed_at, f.output, coalesce(f.error, r.error) as error,
-                  r.parent_id, r.parent_step
+                  r.parent_id, r.parent_step, r.traceparent
     ),
     moved as (
         insert into run_history (id, tenant_id, queue, task, state, priority, session_id, args, attempt, failures, deaths,
                                  deaths_alone, order_no, on_failure, retry, worker_id, claimed_at, finished_at, output,
-                                 error, parent_id, parent_step)
+                                 error, parent_id, parent_step, traceparent)
         select g.id, g.tenant_id, g.queue, g.task, g.state, g.priority, g.session_id, g.args, g.attempt, g.failures,
                g.deaths, g.deaths_alone, g.order_no, g.on_failure, g.retry, g.worker_id, g.claimed_at, v_now, g.output,
-               g.error, g.parent_id, g.parent_step
+               g.error, g.parent_id, g.parent_step, g.traceparent
         from gone as g
     )
     select array_agg(distinct g.parent_id) into v_parents from gone as g where g.parent_id is not null;

@@ -47,10 +47,11 @@ begin
         end if;
         with live as (
             insert into run (id, tenant_id, queue, task, state, fresh, priority, session_id, args, attempt, error, order_no,
-                             on_failure, retry, parent_id, parent_step)
+                             on_failure, retry, parent_id, parent_step, traceparent)
             select b.id, b.tenant_id, b.queue, b.task, case when not v_heads[i.ord] then 'blocked' else 'queued' end, false,
                    b.priority, b.session_id, b.args, b.attempt, b.error, v_nos[i.ord],
-                   case when v_nos[i.ord] is not null then b.on_failure end, b.retry, b.parent_id, b.parent_step
+                   case when v_nos[i.ord] is not null then b.on_failure end, b.retry, b.parent_id, b.parent_step,
+                   b.traceparent
             from generate_subscripts(v_back, 1) as i(ord)
             cross join lateral (select (v_back[i.ord]).*) as b
             returning id, queue, tenant_id, task, state

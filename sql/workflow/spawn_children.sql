@@ -1,5 +1,5 @@
 -- Enqueues child runs of a step of a running run and keeps their ids as that step's output, in one transaction: all are
--- there, or none. They go to the parent's tenant, and have its deadline.
+-- there, or none. They go to the parent's tenant, and have its deadline and its trace.
 --   p_attempt  the parent's fencing token; refused (HW001) when it is an old one
 --   p_step     a part of the step's children, whose ids are kept under this name; p_group: the step, which awaits all parts
 -- Returns the children's ids, in order: those of before where the step has spawned already.
@@ -31,7 +31,8 @@ begin
         from enqueue_runs(
             array_fill(v_run.tenant_id, array[v_count]), p_tasks, p_args, p_queues,
             p_deadlines => array_fill(v_run.deadline, array[v_count]), p_notify => p_notify,
-            p_parent => p_run, p_parent_step => p_group) as e;
+            p_parent => p_run, p_parent_step => p_group,
+            p_traceparents => array_fill(v_run.traceparent, array[v_count])) as e;
         if v_bad is not null then
             raise exception 'run % can have no such children: %', p_run, v_bad
                 using errcode = case v_bad when 'queue_full' then 'HW018' else 'HW004' end,

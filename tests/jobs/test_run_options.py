@@ -8,12 +8,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from procrastinate.jobs import Job
 
-from howdah.jobs import App, RetryStrategy, Run
+from howdah.jobs import App, NonRetryableError, RetryStrategy, Run
 from howdah.jobs.retry import override_json, read_override
 from howdah.sql.errors import BadValue
 from howdah.sql.pool import Connection
+from howdah.sql.queue.calls import requeue_runs
 from tests.jobs.conftest import Work
 from tests.sql.engine import enqueue, rows
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 async def test_a_runs_own_retry_strategy_goes_before_its_tasks(app: App, work: Work, connection: Connection) -> None:
@@ -38,6 +41,34 @@ async def test_a_workflow_is_sent_with_options(app: App, connection: Connection)
     assert await rows(
         connection, "select session_id, order_no, on_failure, deadline, retry ->> 'max_attempts', unique_key from run"
     ) == [("s", 1, "block", deadline, "2", "u")]
+
+
+@pytest.mark.parametrize("trace", [TRACE, None])
+async def test_the_events_of_a_run_and_of_its_children_bear_its_trace(
+    app: App, work: Work, connection: Connection, trace: str | None
+) -> None:
+    @app.workflow(name="child")
+    async def child(run: Run, fail: bool) -> None:
+        await run.emit("child.told")
+        if fail:
+            raise NonRetryableError("on purpose")
+
+    @app.workflow(name="parent")
+    async def parent(run: Run) -> None:
+        await run.emit("parent.told")
+        await run.children("all", child, [False])
+
+    async with app.open_async():
+        await parent.configure(traceparent=trace).enqueue()
+        failed = await child.configure(traceparent=trace, session="s").enqueue(fail=True)
+    await work(app)
+    async with app.open_async():
+        assert await requeue_runs(connection, None, [failed]) == {failed: "requeued"}
+    await work(app)
+    told = await rows(connection, "select type, traceparent from event")
+    assert {kind for kind, _ in told} >= {"parent.told", "child.told", "howdah.run.succeeded", "howdah.run.failed"}
+    assert sum(kind == "howdah.run.failed" for kind, _ in told) == 2
+    assert {borne for _, borne in told} == {trace}
 
 
 async def test_a_deadline_ends_a_run_that_runs_and_is_not_retried(app: App, work: Work, connection: Connection) -> None:

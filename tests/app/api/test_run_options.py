@@ -6,9 +6,11 @@ from typing import Any
 
 import httpx
 import psycopg
+import pytest
 
 from tests.app.api.conftest import as_problem
 
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 BODY: dict[str, Any] = {"task": "invoice.send", "args": {"id": 7}}
 
 
@@ -48,6 +50,16 @@ async def test_what_a_run_brings_with_it_is_on_disk(api: httpx.AsyncClient, task
     ]
     kept = "select extract(epoch from expires_at - created_at)::integer from idempotency_key"
     assert db.execute(kept).fetchall() == [(3600,)]
+
+
+@pytest.mark.parametrize("path", ["/v1/runs", "/v1/runs/", "/v1/runs/batch"])
+async def test_a_run_keeps_the_trace_of_its_request(
+    api: httpx.AsyncClient, task: str, db: psycopg.Connection, path: str
+) -> None:
+    body = {"runs": [BODY]} if path.endswith("batch") else BODY
+    for header in ({"traceparent": TRACE}, {"traceparent": "nonsense"}, {"traceparent": TRACE.replace("b7", "B7")}, {}):
+        assert (await api.post(path, json=body, headers=header)).status_code in (200, 201)
+    assert db.execute("select traceparent from run order by id").fetchall() == [(TRACE,), (None,), (None,), (None,)]
 
 
 async def test_a_version_is_what_was_named_and_the_plain_name_the_newest(
