@@ -15,7 +15,7 @@ from howdah.jobs.errors import ChildrenFailedError, SignalTimeoutError
 from howdah.jobs.workflow import api_step, children, session_events
 from howdah.jobs.workflow.emitter import Emitter
 from howdah.jobs.workflow.engine import Engine
-from howdah.jobs.workflow.history import History, Inside, current_step, passed, place
+from howdah.jobs.workflow.history import History, current_step, passed, place
 from howdah.jobs.workflow.partials import TextStream
 from howdah.jobs.workflow.past import Past
 from howdah.jobs.workflow.rest import Holder, Rest
@@ -23,12 +23,12 @@ from howdah.jobs.workflow.session_events import SessionEvent
 from howdah.jobs.workflow.signal_inbox import Received, SignalInbox
 from howdah.jobs.workflow.step_function import output_decoder
 from howdah.jobs.workflow.steps import Steps
-from howdah.jobs.workflow.transaction import Keep, once, with_psycopg, with_sqlalchemy
+from howdah.jobs.workflow.transaction import Keep, run_transaction, with_psycopg, with_sqlalchemy
 from howdah.sql.json_values import encode
 from howdah.sql.pool import Connection, Pool
 from howdah.sql.queue.calls import ClaimedRun
 from howdah.sql.reconnect import through_reconnects
-from howdah.sql.workflow.calls import NewSignal, RunItem, SignalStatus, send_signals
+from howdah.sql.workflow.calls import NewSignal, SignalStatus, send_signals
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -226,13 +226,13 @@ class Run:
     async def sleep(self, name: str, duration: timedelta) -> None:
         """Go on `duration` after the first attempt came here. Longer than a second, no worker is held meanwhile."""
         step, after = self._history.number(name), place()
-        await self._steps.pause(step, await self._moment(step, after, duration))
+        await self._steps.pause(step, await self._steps.moment(step, after, duration))
         passed(step)
 
     async def now(self) -> datetime:
         """The time, in UTC, as a step named ``now``: a later attempt that comes here is told the same."""
         step, after = self._history.number("now"), place()
-        moment = await self._moment(step, after, timedelta(0))
+        moment = await self._steps.moment(step, after)
         passed(step)
         return moment
 
@@ -274,7 +274,7 @@ class Run:
         step, after = self._history.number(name), place()
         known = await self._steps.recall(step, after)
         if known is None:
-            until = None if timeout is None else await self._until(step, timeout)
+            until = None if timeout is None else await self._steps.moment(f"{step}#until", None, timeout)
             received = await self._inbox.receive(name, choices, until, self._rest)
             await self._steps.keep(step, after, msgspec.json.encode(received).decode())
         else:
@@ -307,27 +307,13 @@ class Run:
         decoder = output_decoder(workflow.function)
         return [decoder.decode(output) for output in outputs]
 
-    async def events(self, types: Sequence[str] | None = None, *, after: int = 0) -> AsyncIterator[SessionEvent]:
+    def events(self, types: Sequence[str] | None = None, *, after: int = 0) -> AsyncIterator[SessionEvent]:
         """The session's events from number `after` + 1 on, without the run's own, for ever: between them it rests.
 
         ``async for event in run.events(types=["message"])`` sees the same events in the same order on each attempt, so
         the steps of its body are known by their number, and none is handled twice.
         """
-        if self._claimed.session_id is None:
-            raise ValueError(f"run {self.id} has no session whose events it could read: enqueue it with one")
-        cursor = after
-        while True:
-            await self._rest.begin(repeated=True)
-            try:
-                page = await session_events.read(self._engine.pool, self.tenant_id, self.session_id, cursor)
-            finally:
-                self._rest.done()
-            for event in page:
-                cursor = event.number
-                if event.run_id != self.id and (types is None or event.type in types):
-                    yield event
-            if not page:
-                await self._rest.wait({"events": cursor, "types": None if types is None else list(types)})
+        return session_events.follow(self._engine.pool, self._claimed, self._rest, types, after)
 
     async def signal(self, run_id: int, name: str, payload: Any = None) -> SignalStatus:
         """Send a signal to another run of the tenant, as a step: once, whatever happens."""
@@ -470,42 +456,6 @@ class Run:
         self, name: str, function: Callable[..., Any], write: Callable[[Keep], Awaitable[None]]
     ) -> Any:
         step, after = self._history.number(name), place()
-        known = await self._steps.recall(step, after)
-        if known is None:
-            self._steps.raise_kept(step)
-            await self._rest.begin()
-            try:
-                started_at = self._engine.clock.now()
-
-                def item(output: Any) -> RunItem:
-                    return self._steps.item(step, after, encode(output, f"the output of step {step!r}"), started_at)
-
-                try:
-                    with Inside(step):
-                        known, status = await once(self._engine.pool, self.id, self.attempt, step, item, write)
-                except Exception as error:
-                    self._steps.give_up(step, error)
-                    raise
-                self._steps.written(status, step)
-            finally:
-                self._rest.done()
+        output = await run_transaction(self._engine, self._claimed, self._rest, self._steps, step, after, write)
         passed(step)
-        return output_decoder(function).decode(known)
-
-    async def _moment(self, step: str, after: str | None, ahead: timedelta) -> datetime:
-        """The time when the first attempt came to this step, and `ahead` from there; kept as its output."""
-        known = await self._steps.recall(step, after)
-        if known is not None:
-            return self._history.decode(step, known, datetime)
-        moment = self._engine.clock.now() + ahead
-        await self._steps.keep(step, after, encode(moment, "the time"))
-        return moment
-
-    async def _until(self, step: str, timeout: timedelta) -> datetime:
-        """When a wait's time is over: counted from the first attempt that came to it, which has kept it."""
-        known = self._history.peek(f"{step}#until")
-        if known is not None:
-            return self._history.decode(step, known, datetime)
-        until = self._engine.clock.now() + timeout
-        await self._steps.keep(f"{step}#until", None, encode(until, "the time"))
-        return until
+        return output_decoder(function).decode(output)

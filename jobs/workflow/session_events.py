@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,6 +16,7 @@ from howdah.jobs.workflow.rest import Rest
 from howdah.jobs.workflow.steps import Steps
 from howdah.sql.errors import SessionFull
 from howdah.sql.pool import Pool
+from howdah.sql.queue.calls import ClaimedRun
 from howdah.sql.reconnect import through_reconnects
 from howdah.sql.stream.calls import Event, read_events
 from howdah.sql.workflow.calls import RunItem
@@ -44,6 +46,27 @@ async def read(pool: Pool, tenant_id: str, session_id: str, after: int) -> list[
 
     events = await through_reconnects(page, "events")
     return [SessionEvent(e.seq, e.type, msgspec.json.decode(e.data), e.run_id, e.created_at) for e in events]
+
+
+async def follow(
+    pool: Pool, claimed: ClaimedRun, rest: Rest, types: Sequence[str] | None, after: int
+) -> AsyncIterator[SessionEvent]:
+    """The session's events of these types after number `after`, without the run's own, for ever."""
+    if claimed.session_id is None:
+        raise ValueError(f"run {claimed.id} has no session whose events it could read: enqueue it with one")
+    cursor = after
+    while True:
+        await rest.begin(repeated=True)
+        try:
+            page = await read(pool, claimed.tenant_id, claimed.session_id, cursor)
+        finally:
+            rest.done()
+        for event in page:
+            cursor = event.number
+            if event.run_id != claimed.id and (types is None or event.type in types):
+                yield event
+        if not page:
+            await rest.wait({"events": cursor, "types": None if types is None else list(types)})
 
 
 async def write(engine: Engine, rest: Rest, steps: Steps, item: RunItem, session: str) -> None:

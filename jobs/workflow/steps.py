@@ -138,6 +138,15 @@ class Steps:
         if failed is not None:
             raise rebuild(step, failed)
 
+    async def moment(self, step: str, after: str | None, ahead: timedelta = timedelta(0)) -> datetime:
+        """The time when the first attempt came to this step, and `ahead` from there: kept as its output."""
+        known = await self.recall(step, after)
+        if known is not None:
+            return self._history.decode(step, known, datetime)
+        moment = self._engine.clock.now() + ahead
+        await self.keep(step, after, encode(moment, "the time"))
+        return moment
+
     async def pause(self, step: str, until: datetime) -> None:
         """Wait until then: at rest, unless it is soon."""
         while (left := until - self._engine.clock.now()) > timedelta(0):

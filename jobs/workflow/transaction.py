@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import structlog
 
+from howdah.jobs.workflow.engine import Engine
+from howdah.jobs.workflow.history import Inside
+from howdah.jobs.workflow.rest import Rest
+from howdah.jobs.workflow.steps import Steps
+from howdah.sql.json_values import encode
 from howdah.sql.pool import Connection, Pool
+from howdah.sql.queue.calls import ClaimedRun
 from howdah.sql.reconnect import RECONNECT_PAUSES, through_reconnects
 from howdah.sql.workflow.calls import Checkpoint, ItemStatus, RunItem, flush, read_checkpoint
 
@@ -38,6 +44,39 @@ class _NotWrittenError(Exception):
     def __init__(self, status: ItemStatus) -> None:
         super().__init__(status)
         self.status = status
+
+
+async def run_transaction(
+    engine: Engine,
+    claimed: ClaimedRun,
+    rest: Rest,
+    steps: Steps,
+    step: str,
+    after: str | None,
+    write: Callable[[Keep], Awaitable[None]],
+) -> str:
+    """The output of `step` as JSON text: as it was kept, or of `write`, which is called as `once` says."""
+    known = await steps.recall(step, after)
+    if known is not None:
+        return known
+    steps.raise_kept(step)
+    await rest.begin()
+    try:
+        started_at = engine.clock.now()
+
+        def item(output: Any) -> RunItem:
+            return steps.item(step, after, encode(output, f"the output of step {step!r}"), started_at)
+
+        try:
+            with Inside(step):
+                output, status = await once(engine.pool, claimed.id, claimed.attempt, step, item, write)
+        except Exception as error:
+            steps.give_up(step, error)
+            raise
+        steps.written(status, step)
+    finally:
+        rest.done()
+    return output
 
 
 async def once(

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from howdah.jobs import App, RetryStrategy, Run
+from howdah.jobs import App, DeadlineExceededError, RetryStrategy, Run
 from howdah.sql.pool import Connection
 from howdah.sql.queue.calls import cancel_runs, claim_runs
 from howdah.sql.workflow.calls import NewSignal, RunItem, flush, send_signals
 from tests.jobs.conftest import Work
-from tests.sql.engine import new_worker, rows, value
+from tests.sql.engine import new_worker, rows, running, value
 
 _seen: list[Any] = []
 
@@ -244,3 +245,125 @@ async def test_a_cancel_that_is_heard_while_the_code_still_comes_to_where_it_was
     await work(app)
     assert seen == ["book", "unbook"]
     assert await rows(connection, "select state from run_history") == ["cancelled"]
+
+
+async def test_a_cancelled_parent_takes_its_children_and_their_children_along(
+    app: App, work: Work, connection: Connection, seen: list[Any]
+) -> None:
+    @app.workflow(name="leaf")
+    async def leaf(run: Run, n: int) -> None:
+        try:
+            await run.wait_for("never")
+        finally:
+            await run.step("tidy leaf", note, "leaf")
+
+    @app.workflow(name="branch")
+    async def branch(run: Run, n: int) -> None:
+        await run.children("leaves", leaf, [1])
+
+    @app.workflow(name="root")
+    async def root(run: Run) -> None:
+        try:
+            await run.children("branches", branch, [1, 2])
+        finally:
+            # As durable as any step: somebody cancelled the run, and it is still this attempt's.
+            await run.step("tidy", note, "tidied")
+
+    run_id = await root.enqueue_in(connection)
+    await work(app)
+    assert await rows(connection, "select task, state from run order by id") == [
+        ("root", "waiting"), ("branch", "waiting"), ("branch", "waiting"), ("leaf", "waiting"), ("leaf", "waiting"),
+    ]  # fmt: skip
+    assert await cancel_runs(connection, None, [run_id]) == {run_id: "requested"}
+    await work(app)
+    assert seen == ["tidied", "leaf", "leaf"], "a run that goes to rest tidies nothing up"
+    assert await rows(connection, "select distinct state from ops.runs") == ["cancelled"]
+    assert await value(connection, "select count(*) from checkpoint where step = 'tidy'") == 1
+
+
+async def test_a_deadline_wakes_a_waiting_run_and_its_children_to_tidy_up(
+    app: App, work: Work, connection: Connection, seen: list[Any]
+) -> None:
+    async def wait(run: Run, what: str) -> None:
+        try:
+            await run.wait_for(what)
+        finally:
+            await run.step(f"tidy {what}", note, what)
+
+    @app.workflow(name="child")
+    async def child(run: Run, what: str) -> None:
+        try:
+            await wait(run, what)
+        finally:
+            # Its parent is to be stopped by the time, not by its child's failure.
+            await asyncio.sleep(0.5)
+
+    @app.workflow(name="parent", retry=5)
+    async def parent(run: Run) -> None:
+        await asyncio.sleep(0.02)  # repeated on each attempt, and no place to be stopped at
+        try:
+            # In branches: each is stopped where it waits, none before it has begun.
+            await asyncio.gather(run.children("all", child, ["child"]), wait(run, "branch"), wait(run, "other branch"))
+        finally:
+            await run.step("tidy", note, "parent")
+
+    run_id = await parent.configure(deadline=datetime.now(UTC) + timedelta(hours=1)).enqueue_in(connection)
+    await work(app)
+    assert await value(connection, "select count(distinct deadline) from run") == 1, "children have their parent's"
+    await connection.execute("update run set deadline = now() - interval '1 day'")
+    await work(app)
+    assert sorted(seen) == ["branch", "child", "other branch", "parent"]
+    assert await rows(connection, "select state, error ->> 'type' from run_history where id = %s", run_id) == [
+        ("failed", "DeadlineExceeded")
+    ]
+    assert await value(connection, "select count(*) from run") == 0
+    assert await value(connection, "select count(*) from checkpoint where step like 'tidy%'") == 4
+
+
+async def test_past_its_deadline_a_run_waits_for_nothing_more(
+    app: App, work: Work, connection: Connection, seen: list[Any]
+) -> None:
+    @app.workflow(name="w")
+    async def workflow(run: Run) -> None:
+        try:
+            await run.wait_for("never")
+        finally:
+            try:
+                await run.wait_for("nor this")
+            except DeadlineExceededError as error:
+                await run.step("told", note, "waits for nothing" in str(error))
+
+    await workflow.enqueue_in(connection)
+    await work(app)
+    await connection.execute("update run set deadline = now() - interval '1 day'")
+    await work(app)
+    assert seen == [True]
+    assert await rows(connection, "select state, error ->> 'type' from run_history") == [("failed", "DeadlineExceeded")]
+
+
+async def test_a_run_that_was_woken_by_its_deadline_and_that_nobody_runs_ends_in_a_minute(
+    app: App, work: Work, connection: Connection
+) -> None:
+    @app.workflow(name="w")
+    async def workflow(run: Run) -> None:
+        await run.wait_for("never")
+
+    await workflow.enqueue_in(connection)
+    await work(app)
+    await connection.execute("update run set deadline = now() - interval '1 day'")
+    assert await value(connection, "select expired from expire_runs()") == 1
+    assert await value(connection, "select expired from expire_runs()") == 0
+    assert await rows(connection, "select state from run") == ["queued"]
+    await connection.execute("select set_config('howdah.now', (now() + interval '61 s')::text, false)")
+    assert await value(connection, "select expired from expire_runs()") == 1
+    assert await rows(connection, "select state, error ->> 'type' from run_history") == [("failed", "DeadlineExceeded")]
+
+
+async def test_a_run_whose_worker_dies_as_it_tidies_up_has_failed_all_the_same(connection: Connection) -> None:
+    (run,) = await running(connection, deadline=datetime.now(UTC) + timedelta(hours=1))
+    await connection.execute("update run set deadline = now() - interval '1 day'")
+    assert await value(connection, "select expired from expire_runs()") == 1, "its worker is asked"
+    await connection.execute("update worker set heartbeat_at = '-infinity'; select from rescue_runs('1 hour')")
+    assert await rows(connection, "select id, state, error ->> 'type' from run_history") == [
+        (run.id, "failed", "DeadlineExceeded")
+    ]
