@@ -11,9 +11,16 @@ MORE = 2
 
 
 class FullSessions:
-    """Wakes those who wait, the longest waiting first."""
+    """Wakes those who wait, the longest waiting first.
+
+    Attributes
+    ----------
+    missed
+        How often more were told than waited: who was just looking then may have looked too early.
+    """
 
     def __init__(self) -> None:
+        self.missed = 0
         self._waiting: dict[str, OrderedDict[asyncio.Future[None], None]] = {}
 
     async def wait(self, session: str, seconds: float) -> None:
@@ -34,7 +41,10 @@ class FullSessions:
     def tell(self, session: str, most: int = 1) -> None:
         """Have as many look who wait for `session`; for each session where none is named."""
         for waiting in list(self._waiting.values()) if not session else [self._waiting.get(session, OrderedDict())]:
-            for _ in range(min(most, len(waiting))):
+            for _ in range(most):
+                if not waiting:
+                    self.missed += 1
+                    break
                 told, _ = waiting.popitem(last=False)
                 if not told.done():
                     told.set_result(None)

@@ -79,6 +79,7 @@ async def write(engine: Engine, rest: Rest, steps: Steps, item: RunItem, session
     while True:
         await rest.begin()
         try:
+            missed = engine.full_sessions.missed
             status = await engine.writer.submit(item)
             if status != "full":
                 steps.refuse_unless_ok(status, item.name)
@@ -90,10 +91,12 @@ async def write(engine: Engine, rest: Rest, steps: Steps, item: RunItem, session
                     f"event {item.name!r} of run {item.run_id} was not written: a required consumer of its session is"
                     " too far behind, and a cancelled run does not wait for it"
                 )
+            waited = True
+            if engine.full_sessions.missed != missed:
+                continue
             # Spread out: many runs may wait for the same consumer.
             seconds = pause * random.uniform(0.5, 1)  # noqa: S311 - spreads load, hides nothing
             await engine.full_sessions.wait(session, seconds)
-            waited = True
         finally:
             rest.done()
         pause = min(2 * pause, longest)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 
+import pytest
+
 from howdah.jobs import App, Run
+from howdah.jobs.workflow import session_events
 from howdah.jobs.workflow.full_sessions import FullSessions
 from howdah.sql.errors import SessionFull
 from howdah.sql.pool import Connection, Pool
@@ -78,8 +81,42 @@ async def test_who_is_told_of_room_looks_at_once_the_longest_waiting_first() -> 
         await asyncio.wait(waiting[:done], timeout=10)
         assert [task.done() for task in waiting] == [True] * done + [False] * (4 - done)
     assert not elsewhere.done()
+    assert sessions.missed == 1, "told two, where one waited"
     sessions.tell("")
     await asyncio.wait_for(elsewhere, 10)
+
+
+async def test_an_acknowledgement_wakes_as_many_as_it_makes_room_for(
+    app: App, work: Work, connection: Connection, pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nobody looks by himself: only who is told goes on.
+    monkeypatch.setattr(session_events, "FULL_PAUSE", (1_000, 1_000))
+    wait, waits, all_wait = FullSessions.wait, [], asyncio.Event()
+
+    async def wait_and_tell(self: FullSessions, session: str, seconds: float) -> None:
+        waits.append(session)
+        if len(waits) == 16:
+            all_wait.set()
+        await wait(self, session, seconds)
+
+    monkeypatch.setattr(FullSessions, "wait", wait_and_tell)
+    await full_session(connection, 8)
+
+    @app.workflow(name="w")
+    async def workflow(run: Run) -> None:
+        await asyncio.gather(*(run.emit(f"told.{number}") for number in range(24)))
+
+    await enqueue(connection, task="w", session_id="s")
+    working = asyncio.create_task(work(app))
+    async with pool.connection() as other:
+        async with asyncio.timeout(20):
+            await all_wait.wait()
+            for acked in (1, 2, 8, 16):
+                await ack_events(other, "default", "s", "slow", acked)
+                await until(other, f"select last_seq >= {acked + 8} from session where id = 's'")
+    await working
+    # Of those told, as many find the session full again as find room, and one more an acknowledgement, at most.
+    assert len(waits) <= 16 + 16 + 4
 
 
 async def test_a_run_that_waits_for_room_is_cancelled(app: App, work: Work, connection: Connection, pool: Pool) -> None:
