@@ -74,8 +74,10 @@ class RunsInHand:
         return {(run_id, execution.claimed.attempt) for run_id, execution in self._running.items()} | self._unwritten
 
     def room(self) -> int:
-        """How many more runs to claim; none while more ended runs than slots wait to be written."""
-        if len(self._unwritten) > self._concurrency:
+        """How many more runs to claim; none while more than twice as many ended runs as slots wait to be written: one
+        such batch is on its way to the disk, the other gathers.
+        """
+        if len(self._unwritten) > 2 * self._concurrency:
             return 0
         ahead = min(MAX_AHEAD, self._concurrency) if self._duration < BRIEF else 0
         return self._concurrency + ahead - len(self._running)

@@ -10,7 +10,8 @@
 --   p_retries    JSON objects that override the task's own retry strategy; null: none
 --   p_windows    how long an idempotency key is remembered; null: a day
 --   p_parent, p_parent_step  the run, and its step, that waits for all of these: see spawn_children
---   p_traceparents  W3C trace contexts, which the runs' events bear, and their children's; null: none
+--   p_traceparents  W3C trace contexts, which the runs' events bear, and their children's; null: none. What is none is
+--                   ignored, as W3C asks.
 -- A task that has versions means the newest, unless one is named: 'name@2', or 'name@1', whose runs bear the plain name.
 -- status: created | existing (same key, same task and arguments: its run is returned; the plain name is the same task as the
 --         version that the run has, also when there is a newer one by now)
@@ -128,7 +129,7 @@ begin
                case when not i.head then 'blocked' when i.run_at > v_now then 'scheduled' else 'queued' end,
                coalesce(i.priority, 0), i.session, i.unique_key, i.args::jsonb, i.run_at, i.order_no,
                case when i.order_no is not null then i.kind end, i.deadline, i.retry::jsonb, p_parent, p_parent_step,
-               i.traceparent
+               case when i.traceparent ~ '^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$' then i.traceparent end
         from unnest(v_ids, p_tenants, v_queues, v_tasks, p_priorities, p_sessions, p_unique, p_args, p_run_ats, v_status,
                     v_order_nos, v_heads, p_orders, p_deadlines, p_retries, p_traceparents)
             with ordinality as i(id, tenant, queue, task, priority, session, unique_key, args, run_at, status,

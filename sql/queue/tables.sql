@@ -107,7 +107,6 @@ create table run (
     awaits jsonb,
     constraint run_pkey primary key (id),
     constraint run_args_check check (jsonb_typeof(args) = 'object'),
-    constraint run_traceparent_check check (traceparent ~ '^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$'),
     constraint run_priority_check check (priority > -2147483648),
     constraint run_order_check check (
         (order_no is null) = (on_failure is null) and (order_no is null or session_id is not null)

@@ -61,6 +61,8 @@ async def test_the_events_of_a_run_and_of_its_children_bear_its_trace(
     async with app.open_async():
         await parent.configure(traceparent=trace).enqueue()
         failed = await child.configure(traceparent=trace, session="s").enqueue(fail=True)
+        # As W3C asks, what is no trace context is ignored: an event of the run could not bear it.
+        other = await child.configure(traceparent="nonsense").enqueue(fail=False)
     await work(app)
     async with app.open_async():
         assert await requeue_runs(connection, None, [failed]) == {failed: "requeued"}
@@ -68,7 +70,10 @@ async def test_the_events_of_a_run_and_of_its_children_bear_its_trace(
     told = await rows(connection, "select type, traceparent from event")
     assert {kind for kind, _ in told} >= {"parent.told", "child.told", "howdah.run.succeeded", "howdah.run.failed"}
     assert sum(kind == "howdah.run.failed" for kind, _ in told) == 2
-    assert {borne for _, borne in told} == {trace}
+    of_others = await rows(connection, "select traceparent from event where run_id = %s", other)
+    assert of_others == [None] * 2
+    assert {borne for _, borne in told} == {trace, None}
+    assert [borne for _, borne in told].count(None) == 2
 
 
 async def test_a_deadline_ends_a_run_that_runs_and_is_not_retried(app: App, work: Work, connection: Connection) -> None:
