@@ -49,7 +49,7 @@ streams: $(STAMP) ## clients hop between processes that fall, and must miss noth
 	@$(BIN)/python -m tests.chaos.streams --minutes $(or $(MINUTES),3)
 
 crashes: $(STAMP) ## strike a workflow of everything at each of its points, and 300 random ones: 30 minutes
-	@HOWDAH_CRASH_MATRIX=all HOWDAH_HUNT=300 $(BIN)/python -m pytest -q -s tests/jobs/test_crash_matrix.py tests/jobs/test_random_workflows.py
+	@HOWDAH_CRASH_MATRIX=all HOWDAH_HUNT=300 $(BIN)/python -m pytest -q -s --timeout 3600 tests/jobs/test_crash_matrix.py tests/jobs/test_random_workflows.py
 
 bench: $(STAMP) ## measure beside peers: make bench ONLY=drain_empty,drain_two_steps
 	@$(BIN)/python -m tests.bench $(if $(ONLY),--only $(ONLY))
