@@ -2,6 +2,7 @@
 
 import { passes } from "./api.js";
 import { el, fill, say } from "./dom.js";
+import { GrowingTexts } from "./growing.js";
 import { folded } from "./json.js";
 import { SessionStream, read } from "./stream.js";
 import { clock, fullTime, plural } from "./words.js";
@@ -32,7 +33,8 @@ export class EventList {
     this.before = el("span");
     this.top = el("p", { class: "note top", hidden: true }, this.before, " ", this.earlier);
     this.foot = el("p", { class: "note foot" }, "Nothing yet.");
-    this.box = el("div", { class: "scroll", tabindex: "0", "aria-label": "Events" }, this.top, this.rows, this.foot);
+    this.texts = new GrowingTexts();
+    this.box = el("div", { class: "scroll", tabindex: "0", "aria-label": "Events" }, this.top, this.rows, this.texts.node, this.foot);
     this.jump = el("button", { class: "jump", hidden: true, onclick: () => this.#toNewest() });
     this.node = el("div", { class: "event-list" }, this.box, this.jump);
     this.box.addEventListener("scroll", () => this.#scrolled(), { passive: true });
@@ -49,6 +51,7 @@ export class EventList {
   stop() {
     this.#stopped = true;
     this.stream?.stop();
+    this.texts.clear();
   }
 
   async #begin() {
@@ -61,6 +64,7 @@ export class EventList {
       if (this.#kept > 1 && this.#kept > session.last_seq) say(this.foot, "Nothing since.");
       this.stream = new SessionStream(this.api, this.session, this.#first - 1, {
         events: (events) => this.#take(events),
+        part: (part) => this.#grow(part),
         gap: (from, to) => this.#skip(from, to),
         reset: () => this.#reset(),
         end: () => this.#end(),
@@ -73,7 +77,16 @@ export class EventList {
     }
   }
 
+  #grow(part) {
+    if (this.run !== null && part.run !== this.run) return;
+    const follow = this.#atBottom();
+    say(this.foot, "");
+    this.texts.take(part);
+    if (follow && !this.#away) this.#scrollDown();
+  }
+
   #take(events) {
+    this.texts.settle(events);
     const own = this.run === null ? events : events.filter((event) => event.run === this.run);
     this.heard(own);
     if (own.length === 0) return;
@@ -109,6 +122,7 @@ export class EventList {
 
   #reset() {
     fill(this.rows);
+    this.texts.clear();
     this.#first = this.#kept = 1;
     this.#tellBefore();
     this.#note("The server does not know what was shown here, as after a restore: all is shown anew.");

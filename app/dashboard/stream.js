@@ -9,7 +9,7 @@ import { Problem } from "./api.js";
 const PAUSE_MS = [500, 8_000]; // before opening again: the first, the longest
 const BATCH_MS = 40; // what comes within it is shown together
 
-/** Follows a session; `hear` has `events(list)`, `gap(from, to)`, `reset()`, `end()` and `problem(error)`. */
+/** Follows a session; `hear` has `events(list)`, `part(part)`, `gap(from, to)`, `reset()`, `end()` and `problem(error)`. */
 export class SessionStream {
   #source = null;
   #batch = [];
@@ -111,8 +111,11 @@ export class SessionStream {
   }
 
   #take(message) {
+    const event = JSON.parse(message.data);
+    // A part of an event that is to come has no number, and is not kept.
+    if (event.partial) return this.hear.part(read(event));
     if (this.#batch.length === 0) setTimeout(() => this.#flush(), BATCH_MS);
-    this.#batch.push(read(JSON.parse(message.data)));
+    this.#batch.push(read(event));
   }
 
   // What retention took before this page had it.
@@ -125,7 +128,6 @@ export class SessionStream {
 
   #flush() {
     if (this.ended) return;
-    // Each once; a part of an event that is to come has no number.
     const fresh = this.#batch.splice(0).filter((event) => event.seq > this.seen);
     if (fresh.length === 0) return;
     this.seen = fresh.at(-1).seq;

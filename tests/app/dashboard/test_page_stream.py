@@ -160,3 +160,34 @@ def test_a_part_of_an_event_to_come_is_no_row(
     show(page)
     append(db, SESSION, 1, first=5)
     page.until(lambda: page.texts(NUMBERS) == numbers(1, 5))
+
+
+def test_a_text_is_seen_as_it_grows_and_its_event_takes_its_place(
+    page: Page, acme_key: str, acme: httpx.Client, db: psycopg.Connection
+) -> None:
+    append(db, SESSION, 1)
+    watch(page, acme_key)
+    page.until(lambda: page.texts(NUMBERS) == numbers(1, 1))
+
+    def tell(offset: int, text: str, stream: str = "answer") -> None:
+        data = {"stream": stream, "offset": offset, "text": text}
+        answer = acme.post(f"/v1/sessions/{SESSION}/partials", json={"type": "answer", "data": data})
+        assert answer.status_code == 202, answer.text
+
+    def growing() -> list[str]:
+        return page.texts(".growing .data")
+
+    tell(0, "Good 😀 ")
+    page.until(lambda: growing() == ["Good 😀 "])
+    tell(7, "mor<b>ning")
+    page.until(lambda: growing() == ["Good 😀 mor<b>ning"])
+    tell(40, "late", stream="other")
+    page.until(lambda: growing() == ["Good 😀 mor<b>ning", "… late"])
+    # Another attempt begins anew.
+    tell(0, "Good day")
+    page.until(lambda: growing() == ["Good day", "… late"])
+    acme.post(
+        f"/v1/sessions/{SESSION}/events", json={"type": "answer", "data": {"text": "Good day.", "stream": "answer"}}
+    )
+    page.until(lambda: page.texts(NUMBERS) == numbers(1, 2))
+    assert growing() == ["… late"]
