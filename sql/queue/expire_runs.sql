@@ -26,8 +26,11 @@ begin
         limit p_limit), false);
     select array_agg(l.id), array_agg(l.id) filter (where not l.cancel_requested)
     into v_idle, v_begun
+    -- Asked again, under the lock: one that its parent's end has asked to stop meanwhile has its minute as well.
     from (select r.id, r.cancel_requested from run as r
-          where r.id = any (v_late) and r.state <> 'running' order by r.id for no key update skip locked) as l;
+          where r.id = any (v_late) and r.state <> 'running'
+            and (not r.cancel_requested or r.state = 'queued' and r.run_at <= v_now)
+          order by r.id for no key update skip locked) as l;
     v_begun := runs_to_tidy_up(v_begun);
     v_idle := array(select i from unnest(v_idle) as i where i <> all (v_begun));
     if v_idle <> '{}' then
