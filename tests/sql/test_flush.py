@@ -13,6 +13,7 @@ import pytest
 from howdah.sql.pool import Connection
 from howdah.sql.queue.calls import ClaimedRun
 from howdah.sql.stream.calls import read_events
+from howdah.sql.workflow import calls
 from howdah.sql.workflow.calls import ItemStatus, RunItem, flush, read_checkpoints
 from tests.sql.engine import checkpoint, claim, connect, enqueue, event, outcome, rows, running, states, value, write
 
@@ -300,3 +301,22 @@ async def test_crossing_flushes_never_deadlock(connection: Connection, conninfo:
     for number in range(6):
         seen = await numbers(connection, f"case-{number}")
         assert seen == list(range(1, len(seen) + 1))
+
+
+@pytest.mark.parametrize("page", [2, 3, 10_000])
+async def test_steps_are_read_a_page_at_a_time_and_none_is_left_out(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    runs = await running(connection, 2)
+    steps = [(run.id, f"s[{number}]") for run in runs for number in range(6)]
+    await flush(connection, [checkpoint(run, f"s[{number}]") for run in runs for number in range(6)])
+    monkeypatch.setattr(calls, "PAGE", page)
+    assert [(found.run_id, found.step) for found in await read_checkpoints(connection, [r.id for r in runs])] == steps
+
+
+async def test_ten_thousand_steps_of_a_run_are_read_back(connection: Connection) -> None:
+    (run,) = await running(connection)
+    for start in range(0, 10_500, 500):
+        await flush(connection, [checkpoint(run, f"s[{number}]") for number in range(start, start + 500)])
+    found = await read_checkpoints(connection, [run.id])
+    assert len({each.step for each in found}) == len(found) == 10_500
